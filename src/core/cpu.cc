@@ -1,0 +1,71 @@
+#include "core/cpu.h"
+
+#include <cstdlib>
+
+#include "core/error.h"
+
+namespace lowkey {
+namespace {
+
+CpuFeatures detect() {
+  CpuFeatures f;
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+  f.f16c = __builtin_cpu_supports("f16c") && __builtin_cpu_supports("avx");
+  f.avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && f.f16c;
+  f.avx512 = f.avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+             __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+  f.avx512_vnni = f.avx512 && __builtin_cpu_supports("avx512vnni");
+  f.avx512_bf16 = f.avx512 && __builtin_cpu_supports("avx512bf16");
+#elif defined(__aarch64__)
+  f.neon = true;
+#endif
+  return f;
+}
+
+}  // namespace
+
+const CpuFeatures& cpu_features() {
+  static const CpuFeatures features = detect();
+  return features;
+}
+
+std::string_view isa_name(Isa isa) {
+  switch (isa) {
+    case Isa::kScalar: return "scalar";
+    case Isa::kAvx2: return "avx2";
+    case Isa::kAvx512: return "avx512";
+  }
+  return "unknown";
+}
+
+bool isa_available(Isa isa) {
+  switch (isa) {
+    case Isa::kScalar: return true;
+    case Isa::kAvx2: return cpu_features().avx2;
+    case Isa::kAvx512: return cpu_features().avx512;
+  }
+  return false;
+}
+
+Isa parse_isa(std::string_view name) {
+  for (Isa isa : {Isa::kScalar, Isa::kAvx2, Isa::kAvx512}) {
+    if (name != isa_name(isa)) continue;
+    if (!isa_available(isa)) fail(ErrorCode::kUnsupported, "LOWKEY_ISA={}: this processor lacks it", name);
+    return isa;
+  }
+  fail(ErrorCode::kInvalidArgument, "LOWKEY_ISA={}: not one of scalar, avx2, avx512", name);
+}
+
+Isa active_isa() {
+  static const Isa isa = [] {
+    if (const char* name = std::getenv("LOWKEY_ISA"); name && *name) return parse_isa(name);
+    for (Isa best : {Isa::kAvx512, Isa::kAvx2}) {
+      if (isa_available(best)) return best;
+    }
+    return Isa::kScalar;
+  }();
+  return isa;
+}
+
+}  // namespace lowkey
