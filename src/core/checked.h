@@ -12,20 +12,23 @@ namespace lowkey {
 
 inline uint64_t checked_add(uint64_t a, uint64_t b, const char* what) {
   uint64_t sum;
-  if (__builtin_add_overflow(a, b, &sum)) fail(ErrorCode::kCorruptFile, "{}: {} + {} overflows", what, a, b);
+  if (__builtin_add_overflow(a, b, &sum))
+    fail(ErrorCode::kCorruptFile, "{}: {} + {} overflows", what, a, b);
   return sum;
 }
 
 inline uint64_t checked_mul(uint64_t a, uint64_t b, const char* what) {
   uint64_t product;
-  if (__builtin_mul_overflow(a, b, &product)) fail(ErrorCode::kCorruptFile, "{}: {} * {} overflows", what, a, b);
+  if (__builtin_mul_overflow(a, b, &product))
+    fail(ErrorCode::kCorruptFile, "{}: {} * {} overflows", what, a, b);
   return product;
 }
 
 // Narrowing that refuses to change the value.
 template <std::integral To, std::integral From>
 To checked_cast(From value, const char* what) {
-  if (!std::in_range<To>(value)) fail(ErrorCode::kCorruptFile, "{}: {} is out of range", what, value);
+  if (!std::in_range<To>(value))
+    fail(ErrorCode::kCorruptFile, "{}: {} is out of range", what, value);
   return static_cast<To>(value);
 }
 

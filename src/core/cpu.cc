@@ -51,7 +51,8 @@ bool isa_available(Isa isa) {
 Isa parse_isa(std::string_view name) {
   for (Isa isa : {Isa::kScalar, Isa::kAvx2, Isa::kAvx512}) {
     if (name != isa_name(isa)) continue;
-    if (!isa_available(isa)) fail(ErrorCode::kUnsupported, "LOWKEY_ISA={}: this processor lacks it", name);
+    if (!isa_available(isa))
+      fail(ErrorCode::kUnsupported, "LOWKEY_ISA={}: this processor lacks it", name);
     return isa;
   }
   fail(ErrorCode::kInvalidArgument, "LOWKEY_ISA={}: not one of scalar, avx2, avx512", name);

@@ -7,8 +7,8 @@ namespace lowkey {
 
 struct CpuFeatures {
   bool f16c = false;
-  bool avx2 = false;         // with FMA
-  bool avx512 = false;       // F, BW, VL, DQ
+  bool avx2 = false;    // with FMA
+  bool avx512 = false;  // F, BW, VL, DQ
   bool avx512_vnni = false;
   bool avx512_bf16 = false;
   bool neon = false;

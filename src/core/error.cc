@@ -23,11 +23,14 @@ const char* error_code_name(ErrorCode code) {
   return "unknown";
 }
 
-void set_check_handler(CheckHandler handler) { g_check_handler = handler; }
+void set_check_handler(CheckHandler handler) {
+  g_check_handler = handler;
+}
 
 void check_failed(const char* file, int line, const char* condition, const std::string& detail) {
   if (CheckHandler handler = g_check_handler.load()) handler(file, line, condition, detail);
-  std::fprintf(stderr, "lowkey: internal error at %s:%d: %s %s\n", file, line, condition, detail.c_str());
+  std::fprintf(stderr, "lowkey: internal error at %s:%d: %s %s\n", file, line, condition,
+               detail.c_str());
   std::abort();
 }
 

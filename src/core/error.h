@@ -1,6 +1,7 @@
 #pragma once
-// Operating errors (bad file, bad request, I/O) are thrown as lowkey::Error; broken invariants end the program
-// through LOWKEY_CHECK. Expected outcomes (a full pool) are return values. Torch-free, thread-safe.
+// Operating errors (bad file, bad request, I/O) are thrown as lowkey::Error; broken invariants end
+// the program through LOWKEY_CHECK. Expected outcomes (a full pool) are return values. Torch-free,
+// thread-safe.
 #include <fmt/format.h>
 
 #include <cstdint>
@@ -38,19 +39,22 @@ template <typename... Args>
   throw Error(code, fmt::format(format, std::forward<Args>(args)...));
 }
 
-// Called when a LOWKEY_CHECK fails; must not return. The default prints to stderr and aborts. An embedding
-// program may install its own (simdjson's objection to libraries that abort).
-using CheckHandler = void (*)(const char* file, int line, const char* condition, const std::string& detail);
+// Called when a LOWKEY_CHECK fails; must not return. The default prints to stderr and aborts. An
+// embedding program may install its own (simdjson's objection to libraries that abort).
+using CheckHandler = void (*)(const char* file, int line, const char* condition,
+                              const std::string& detail);
 void set_check_handler(CheckHandler handler);
-[[noreturn]] void check_failed(const char* file, int line, const char* condition, const std::string& detail);
+[[noreturn]] void check_failed(const char* file, int line, const char* condition,
+                               const std::string& detail);
 
 }  // namespace lowkey
 
-// O(1) invariant checks that stay in release builds; the rest of the arguments is a fmt format with values.
-#define LOWKEY_CHECK(condition, ...)                                                                 \
-  do {                                                                                               \
-    if (!(condition)) [[unlikely]]                                                                   \
-      ::lowkey::check_failed(__FILE__, __LINE__, #condition, ::fmt::format("" __VA_ARGS__));         \
+// O(1) invariant checks that stay in release builds; the rest of the arguments is a fmt format with
+// values.
+#define LOWKEY_CHECK(condition, ...)                                                         \
+  do {                                                                                       \
+    if (!(condition)) [[unlikely]]                                                           \
+      ::lowkey::check_failed(__FILE__, __LINE__, #condition, ::fmt::format("" __VA_ARGS__)); \
   } while (false)
 
 #ifdef NDEBUG

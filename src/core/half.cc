@@ -10,19 +10,23 @@ namespace lowkey {
 namespace {
 
 #if defined(__x86_64__)
-__attribute__((target("avx,f16c"))) int64_t half_to_float_f16c(const Half* in, float* out, int64_t count) {
+__attribute__((target("avx,f16c"))) int64_t half_to_float_f16c(const Half* in, float* out,
+                                                               int64_t count) {
   int64_t i = 0;
   for (; i + 8 <= count; i += 8) {
-    _mm256_storeu_ps(out + i, _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(in + i))));
+    _mm256_storeu_ps(out + i,
+                     _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(in + i))));
   }
   return i;
 }
 
-__attribute__((target("avx,f16c"))) int64_t float_to_half_f16c(const float* in, Half* out, int64_t count) {
+__attribute__((target("avx,f16c"))) int64_t float_to_half_f16c(const float* in, Half* out,
+                                                               int64_t count) {
   int64_t i = 0;
   for (; i + 8 <= count; i += 8) {
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(out + i),
-                     _mm256_cvtps_ph(_mm256_loadu_ps(in + i), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+    _mm_storeu_si128(
+        reinterpret_cast<__m128i*>(out + i),
+        _mm256_cvtps_ph(_mm256_loadu_ps(in + i), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
   }
   return i;
 }

@@ -36,10 +36,13 @@ constexpr Half float_to_half(float f) {
   const uint32_t x = std::bit_cast<uint32_t>(f);
   const auto sign = static_cast<uint16_t>((x >> 16) & 0x8000u);
   uint32_t magnitude = x & 0x7fffffffu;
-  if (magnitude > 0x7f800000u) return Half{static_cast<uint16_t>(sign | 0x7e00u | ((magnitude >> 13) & 0x3ffu))};
-  if (magnitude >= 0x477ff000u) return Half{static_cast<uint16_t>(sign | 0x7c00u)};  // >= 65520 rounds to infinity
+  if (magnitude > 0x7f800000u)
+    return Half{static_cast<uint16_t>(sign | 0x7e00u | ((magnitude >> 13) & 0x3ffu))};
+  if (magnitude >= 0x477ff000u)
+    return Half{static_cast<uint16_t>(sign | 0x7c00u)};  // >= 65520 rounds to infinity
   if (magnitude < 0x38800000u) {
-    // Subnormal half: adding 0.5 aligns the 2^-24 unit with float's last bit, and the addition rounds to even.
+    // Subnormal half: adding 0.5 aligns the 2^-24 unit with float's last bit, and the addition
+    // rounds to even.
     const float aligned = std::bit_cast<float>(magnitude) + 0.5f;
     return Half{static_cast<uint16_t>(sign | (std::bit_cast<uint32_t>(aligned) - 0x3f000000u))};
   }
@@ -47,7 +50,9 @@ constexpr Half float_to_half(float f) {
   return Half{static_cast<uint16_t>(sign | ((magnitude - 0x38000000u) >> 13))};
 }
 
-constexpr float bfloat16_to_float(BFloat16 b) { return std::bit_cast<float>(static_cast<uint32_t>(b.bits) << 16); }
+constexpr float bfloat16_to_float(BFloat16 b) {
+  return std::bit_cast<float>(static_cast<uint32_t>(b.bits) << 16);
+}
 
 // Round to nearest even; NaN stays NaN.
 constexpr BFloat16 float_to_bfloat16(float f) {
@@ -56,7 +61,8 @@ constexpr BFloat16 float_to_bfloat16(float f) {
   return BFloat16{static_cast<uint16_t>((x + 0x7fffu + ((x >> 16) & 1u)) >> 16)};
 }
 
-// Whole arrays; vectorized where the machine has F16C. Same results as the scalar functions, bit for bit.
+// Whole arrays; vectorized where the machine has F16C. Same results as the scalar functions, bit
+// for bit.
 void half_to_float(const Half* in, float* out, int64_t count);
 void float_to_half(const float* in, Half* out, int64_t count);
 

@@ -29,7 +29,8 @@ MappedFile::MappedFile(const std::filesystem::path& path) : path_(path) {
     void* address = ::mmap(nullptr, size_, PROT_READ, MAP_PRIVATE, fd, 0);
     const int error = errno;
     ::close(fd);
-    if (address == MAP_FAILED) fail(ErrorCode::kIo, "{}: cannot map: {}", path.string(), std::strerror(error));
+    if (address == MAP_FAILED)
+      fail(ErrorCode::kIo, "{}: cannot map: {}", path.string(), std::strerror(error));
     data_ = static_cast<const std::byte*>(address);
   } else {
     ::close(fd);
@@ -41,7 +42,9 @@ MappedFile::~MappedFile() {
 }
 
 MappedFile::MappedFile(MappedFile&& other) noexcept
-    : path_(std::move(other.path_)), data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
+    : path_(std::move(other.path_)),
+      data_(std::exchange(other.data_, nullptr)),
+      size_(std::exchange(other.size_, 0)) {}
 
 MappedFile& MappedFile::operator=(MappedFile&& other) noexcept {
   std::swap(path_, other.path_);

@@ -1,5 +1,6 @@
 #pragma once
-// A read-only memory map of a whole file. Movable, not copyable; the bytes live as long as the object.
+// A read-only memory map of a whole file. Movable, not copyable; the bytes live as long as the
+// object.
 #include <cstdint>
 #include <filesystem>
 #include <span>

@@ -1,5 +1,6 @@
 #pragma once
-// SplitMix64 (Steele, Lea, Flood 2014): 64 bits of state, the same numbers in C++ and in tools/*.py from one seed.
+// SplitMix64 (Steele, Lea, Flood 2014): 64 bits of state, the same numbers in C++ and in tools/*.py
+// from one seed.
 #include <cstdint>
 
 namespace lowkey {

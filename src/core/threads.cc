@@ -19,7 +19,8 @@
 namespace lowkey {
 namespace {
 
-// About 20 us at 4 GHz: longer than the gap between two layers of a decode step, far shorter than a scheduler tick.
+// About 20 us at 4 GHz: longer than the gap between two layers of a decode step, far shorter than a
+// scheduler tick.
 constexpr int kSpins = 2000;
 
 void cpu_relax() {
@@ -71,13 +72,15 @@ struct ThreadPool::State {
     uint64_t seen = 0;
     for (;;) {
       int spins = 0;
-      while (generation.load(std::memory_order_acquire) == seen && !stopping.load(std::memory_order_relaxed)) {
+      while (generation.load(std::memory_order_acquire) == seen &&
+             !stopping.load(std::memory_order_relaxed)) {
         if (++spins < kSpins) {
           cpu_relax();
           continue;
         }
         std::unique_lock lock(mutex);
-        wake.wait(lock, [&] { return generation.load(std::memory_order_acquire) != seen || stopping; });
+        wake.wait(lock,
+                  [&] { return generation.load(std::memory_order_acquire) != seen || stopping; });
       }
       if (stopping) return;
       seen = generation.load(std::memory_order_acquire);
@@ -89,7 +92,8 @@ struct ThreadPool::State {
 
 ThreadPool::ThreadPool(int num_threads) : state_(std::make_unique<State>()) {
   if (num_threads <= 0) num_threads = cores_allowed();
-  for (int i = 1; i < num_threads; ++i) state_->workers.emplace_back([this, i] { state_->worker_loop(i); });
+  for (int i = 1; i < num_threads; ++i)
+    state_->workers.emplace_back([this, i] { state_->worker_loop(i); });
 }
 
 ThreadPool::~ThreadPool() {
@@ -101,7 +105,9 @@ ThreadPool::~ThreadPool() {
   for (std::thread& worker : state_->workers) worker.join();
 }
 
-int ThreadPool::num_threads() const { return static_cast<int>(state_->workers.size()) + 1; }
+int ThreadPool::num_threads() const {
+  return static_cast<int>(state_->workers.size()) + 1;
+}
 
 void ThreadPool::run(int64_t num_tasks, const std::function<void(int64_t, int)>& job) {
   State& s = *state_;
@@ -110,14 +116,16 @@ void ThreadPool::run(int64_t num_tasks, const std::function<void(int64_t, int)>&
     for (int64_t task = 0; task < num_tasks; ++task) job(task, 0);
     return;
   }
-  LOWKEY_CHECK(s.active.load() == 0, "ThreadPool::run called from two threads or from inside a job");
+  LOWKEY_CHECK(s.active.load() == 0,
+               "ThreadPool::run called from two threads or from inside a job");
   s.job = &job;
   s.num_tasks = num_tasks;
   s.error = nullptr;
   s.next_task.store(0, std::memory_order_relaxed);
   s.active.store(static_cast<int>(s.workers.size()), std::memory_order_relaxed);
   {
-    // The lock orders this with a worker between its check and its wait; without it the wake-up could be lost.
+    // The lock orders this with a worker between its check and its wait; without it the wake-up
+    // could be lost.
     std::lock_guard lock(s.mutex);
     s.generation.fetch_add(1, std::memory_order_release);
   }

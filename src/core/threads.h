@@ -1,6 +1,7 @@
 #pragma once
-// A small fork-join thread pool. Workers spin briefly (microseconds) for the next job of a decode step, then sleep:
-// libgomp's spinning makes tiny jobs up to 100x slower on a busy machine, sleeping at once costs a wake-up per job.
+// A small fork-join thread pool. Workers spin briefly (microseconds) for the next job of a decode
+// step, then sleep: libgomp's spinning makes tiny jobs up to 100x slower on a busy machine,
+// sleeping at once costs a wake-up per job.
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -17,10 +18,11 @@ class ThreadPool {
 
   int num_threads() const;
 
-  // Runs job(task, thread) for every task in [0, num_tasks); thread < num_threads() indexes per-thread scratch.
-  // Returns when all have finished. Tasks are claimed dynamically, so results must not depend on who ran them.
-  // The first exception thrown by a job is rethrown here, after all threads have left the job.
-  // One caller at a time; a job must not call run() on the same pool.
+  // Runs job(task, thread) for every task in [0, num_tasks); thread < num_threads() indexes
+  // per-thread scratch. Returns when all have finished. Tasks are claimed dynamically, so results
+  // must not depend on who ran them. The first exception thrown by a job is rethrown here, after
+  // all threads have left the job. One caller at a time; a job must not call run() on the same
+  // pool.
   void run(int64_t num_tasks, const std::function<void(int64_t task, int thread)>& job);
 
  private:

@@ -1,6 +1,7 @@
 #pragma once
-// Renders the chat template a model file carries: the part of Jinja2 that such templates use, interpreted with hard
-// limits (a file is data, never code to trust). Torch-free; immutable, thread-safe.
+// Renders the chat template a model file carries: the part of Jinja2 that such templates use,
+// interpreted with hard limits (a file is data, never code to trust). Torch-free; immutable,
+// thread-safe.
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -14,8 +15,9 @@ struct ChatMessage {
   std::string content;
 };
 
-// A piece of a rendered prompt. Text from the template may hold role markers ("<|im_start|>") and is tokenized with
-// SpecialTokens::kParse; text that came from a message never becomes a special token.
+// A piece of a rendered prompt. Text from the template may hold role markers ("<|im_start|>") and
+// is tokenized with SpecialTokens::kParse; text that came from a message never becomes a special
+// token.
 struct PromptPiece {
   std::string text;
   bool from_template = true;
@@ -23,15 +25,17 @@ struct PromptPiece {
 
 class ChatTemplate {
  public:
-  // Throws Error kInvalidArgument with the position if the template does not parse or nests too deeply.
+  // Throws Error kInvalidArgument with the position if the template does not parse or nests too
+  // deeply.
   explicit ChatTemplate(std::string_view source, std::string bos_token, std::string eos_token);
   ~ChatTemplate();
   ChatTemplate(ChatTemplate&&) noexcept;
   ChatTemplate& operator=(ChatTemplate&&) noexcept;
 
-  // Limits: depth 64, 1M steps, 4 MB of output. Throws Error kInvalidArgument when one is passed, when the template
-  // raises an exception of its own (raise_exception), or on a type error.
-  std::vector<PromptPiece> render(const std::vector<ChatMessage>& messages, bool add_generation_prompt) const;
+  // Limits: depth 64, 1M steps, 4 MB of output. Throws Error kInvalidArgument when one is passed,
+  // when the template raises an exception of its own (raise_exception), or on a type error.
+  std::vector<PromptPiece> render(const std::vector<ChatMessage>& messages,
+                                  bool add_generation_prompt) const;
 
  private:
   struct Impl;

@@ -1,6 +1,7 @@
 #pragma once
-// GGUF v2/v3, memory-mapped and fully validated before anything is used: a bad file is an Error kCorruptFile with the
-// byte offset, an unknown tensor type an Error kUnsupported with its name. Torch-free; immutable, thread-safe.
+// GGUF v2/v3, memory-mapped and fully validated before anything is used: a bad file is an Error
+// kCorruptFile with the byte offset, an unknown tensor type an Error kUnsupported with its name.
+// Torch-free; immutable, thread-safe.
 #include <cstdint>
 #include <filesystem>
 #include <map>
@@ -16,8 +17,9 @@
 namespace lowkey {
 
 // Numeric arrays are widened to int64/uint64/double; nested arrays are refused.
-using GgufValue = std::variant<uint64_t, int64_t, double, bool, std::string, std::vector<uint64_t>, std::vector<int64_t>,
-                               std::vector<double>, std::vector<bool>, std::vector<std::string>>;
+using GgufValue = std::variant<uint64_t, int64_t, double, bool, std::string, std::vector<uint64_t>,
+                               std::vector<int64_t>, std::vector<double>, std::vector<bool>,
+                               std::vector<std::string>>;
 
 class GgufFile {
  public:
@@ -34,8 +36,8 @@ class GgufFile {
   const TensorView* find_tensor(std::string_view name) const;          // null if absent
 
   const GgufValue* find(std::string_view key) const;  // null if absent
-  // Typed access: throws Error kCorruptFile naming the key when it is missing or of another kind. Integers convert
-  // between signed and unsigned when the value fits.
+  // Typed access: throws Error kCorruptFile naming the key when it is missing or of another kind.
+  // Integers convert between signed and unsigned when the value fits.
   std::string get_string(std::string_view key) const;
   int64_t get_int(std::string_view key) const;
   double get_float(std::string_view key) const;

@@ -1,6 +1,6 @@
 #pragma once
-// A model on disk, GGUF or Hugging Face folder, behind one face: configuration, weights under one set of names,
-// tokenizer and template. Torch-free; the views live as long as the object.
+// A model on disk, GGUF or Hugging Face folder, behind one face: configuration, weights under one
+// set of names, tokenizer and template. Torch-free; the views live as long as the object.
 #include <cstdint>
 #include <filesystem>
 #include <map>
@@ -22,11 +22,12 @@ struct RopeConfig {
   double base = 10000.0;
   int32_t dim = 0;  // rotated channels of each head (head_dim unless partial)
   RopeScaling scaling = RopeScaling::kNone;
-  double factor = 1.0;             // linear, llama3
-  double low_freq_factor = 1.0;    // llama3
-  double high_freq_factor = 4.0;   // llama3
-  int64_t original_context = 0;    // llama3
-  // GGUF's rope_freqs.weight: divisors per frequency, [dim / 2]. Empty if absent. Overrides `scaling`.
+  double factor = 1.0;            // linear, llama3
+  double low_freq_factor = 1.0;   // llama3
+  double high_freq_factor = 4.0;  // llama3
+  int64_t original_context = 0;   // llama3
+  // GGUF's rope_freqs.weight: divisors per frequency, [dim / 2]. Empty if absent. Overrides
+  // `scaling`.
   std::vector<float> freq_divisors;
 };
 
@@ -60,8 +61,8 @@ enum class ModelFormat : uint8_t { kGguf, kHuggingFace };
 
 class ModelFile {
  public:
-  // `path`: a .gguf file, or a folder with config.json and *.safetensors. Throws Error: kNotFound, kCorruptFile (byte
-  // offset, file), kUnsupported (architecture, tensor type, feature by name).
+  // `path`: a .gguf file, or a folder with config.json and *.safetensors. Throws Error: kNotFound,
+  // kCorruptFile (byte offset, file), kUnsupported (architecture, tensor type, feature by name).
   static ModelFile open(const std::filesystem::path& path);
 
   ModelFormat format() const;
@@ -73,16 +74,17 @@ class ModelFile {
   uint64_t weight_bytes() const;  // as stored
 
   // Weights under canonical names; shapes are checked against the configuration when opened:
-  //   embed.weight [vocab, hidden]   final_norm.weight [hidden]   head.weight [vocab, hidden] (absent when tied)
-  //   layers.N.attn_norm.weight   layers.N.{q,k,v,o}.weight (+ .bias)   layers.N.mlp_norm.weight
-  //   layers.N.{gate,up,down}.weight (+ .bias)
+  //   embed.weight [vocab, hidden]   final_norm.weight [hidden]   head.weight [vocab, hidden]
+  //   (absent when tied) layers.N.attn_norm.weight   layers.N.{q,k,v,o}.weight (+ .bias)
+  //   layers.N.mlp_norm.weight layers.N.{gate,up,down}.weight (+ .bias)
   // Throws Error kNotFound naming the canonical and the file's name if absent.
   const TensorView& tensor(std::string_view canonical) const;
   const TensorView* find_tensor(std::string_view canonical) const;
   std::vector<std::string> tensor_names() const;
 
-  // Identifies the model in recipes, calibration files and snapshots: SHA-256 over the configuration, tensor names,
-  // types, shapes and a fixed sample of each tensor's bytes (not all of them: opening a model must stay instant).
+  // Identifies the model in recipes, calibration files and snapshots: SHA-256 over the
+  // configuration, tensor names, types, shapes and a fixed sample of each tensor's bytes (not all
+  // of them: opening a model must stay instant).
   std::string fingerprint() const;
 
   ModelFile(ModelFile&&) noexcept;

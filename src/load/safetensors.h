@@ -1,6 +1,7 @@
 #pragma once
-// One safetensors file, memory-mapped, validated as the format demands: header <= 100 MB, no holes, no overlap, no
-// duplicates, sizes overflow-checked, JSON depth <= 8. Errors as in gguf.h. Torch-free; immutable, thread-safe.
+// One safetensors file, memory-mapped, validated as the format demands: header <= 100 MB, no holes,
+// no overlap, no duplicates, sizes overflow-checked, JSON depth <= 8. Errors as in gguf.h.
+// Torch-free; immutable, thread-safe.
 #include <filesystem>
 #include <map>
 #include <span>
@@ -19,7 +20,9 @@ class SafetensorsFile {
 
   const std::string& source_name() const { return source_name_; }
   const std::vector<TensorView>& tensors() const { return tensors_; }
-  const std::map<std::string, std::string>& metadata() const { return metadata_; }  // "__metadata__"
+  const std::map<std::string, std::string>& metadata() const {
+    return metadata_;
+  }  // "__metadata__"
 
  private:
   MappedFile file_;

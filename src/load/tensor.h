@@ -8,33 +8,46 @@
 
 namespace lowkey {
 
-enum class DType : uint8_t { kF32, kF16, kBF16, kQ4_0, kQ4_1, kQ5_0, kQ5_1, kQ8_0, kQ4_K, kQ5_K, kQ6_K };
+enum class DType : uint8_t {
+  kF32,
+  kF16,
+  kBF16,
+  kQ4_0,
+  kQ4_1,
+  kQ5_0,
+  kQ5_1,
+  kQ8_0,
+  kQ4_K,
+  kQ5_K,
+  kQ6_K
+};
 
-std::string_view dtype_name(DType dtype);      // "F32", "Q4_1", ...
-int64_t dtype_block_elements(DType dtype);     // 1, 32 or 256
+std::string_view dtype_name(DType dtype);   // "F32", "Q4_1", ...
+int64_t dtype_block_elements(DType dtype);  // 1, 32 or 256
 int64_t dtype_block_bytes(DType dtype);
 
-// GGUF stores the Q and K projections of Llama-family models with each head's rows interleaved (0, D/2, 1, D/2+1, ...);
-// everything in lowkey uses Hugging Face's half-split order.
+// GGUF stores the Q and K projections of Llama-family models with each head's rows interleaved (0,
+// D/2, 1, D/2+1, ...); everything in lowkey uses Hugging Face's half-split order.
 enum class RowOrder : uint8_t { kAsStored, kInterleavedHeads };
 
 struct TensorView {
-  std::string name;            // as in the file
+  std::string name;  // as in the file
   DType dtype = DType::kF32;
-  std::vector<int64_t> shape;  // row-major, outermost first: [rows, cols] for a matrix. cols % block_elements == 0
+  std::vector<int64_t>
+      shape;  // row-major, outermost first: [rows, cols] for a matrix. cols % block_elements == 0
   std::span<const std::byte> data;
   RowOrder row_order = RowOrder::kAsStored;
-  int64_t head_rows = 0;       // rows per head, when row_order is kInterleavedHeads
+  int64_t head_rows = 0;  // rows per head, when row_order is kInterleavedHeads
 
-  int64_t rows() const;        // product of all but the last dimension
-  int64_t cols() const;        // the last dimension
+  int64_t rows() const;  // product of all but the last dimension
+  int64_t cols() const;  // the last dimension
   int64_t row_bytes() const;
   // The row of the file that holds row `row` of the matrix as lowkey orders it.
   int64_t stored_row(int64_t row) const;
 };
 
-// Decodes `count` elements (a multiple of the block) into floats: the published block formulas of ggml, exactly.
-// This is the specification; faster decoders are compared with it.
+// Decodes `count` elements (a multiple of the block) into floats: the published block formulas of
+// ggml, exactly. This is the specification; faster decoders are compared with it.
 void dequantize(DType dtype, const std::byte* data, int64_t count, float* out);
 
 // Decodes rows [first, first + count) of the matrix in lowkey's row order. out: [count, cols].

@@ -1,6 +1,6 @@
 #pragma once
-// Text <-> token ids. Linear in the text's length, no recursion, never splits UTF-8 when streaming. Torch-free;
-// immutable after construction, thread-safe.
+// Text <-> token ids. Linear in the text's length, no recursion, never splits UTF-8 when streaming.
+// Torch-free; immutable after construction, thread-safe.
 #include <cstdint>
 #include <memory>
 #include <span>
@@ -19,18 +19,19 @@ enum class SpecialTokens : uint8_t {
 
 class Tokenizer {
  public:
-  // Throws Error kCorruptFile: ids out of range, merges that name no token, counts that differ, invalid UTF-8.
+  // Throws Error kCorruptFile: ids out of range, merges that name no token, counts that differ,
+  // invalid UTF-8.
   explicit Tokenizer(TokenizerSpec spec);
   ~Tokenizer();
   Tokenizer(Tokenizer&&) noexcept;
   Tokenizer& operator=(Tokenizer&&) noexcept;
 
-  // Invalid UTF-8 in `text` is encoded byte by byte (byte-level and byte-fallback vocabularies reproduce it exactly).
-  // add_special: put the file's bos/eos around the ids, as the file asks.
+  // Invalid UTF-8 in `text` is encoded byte by byte (byte-level and byte-fallback vocabularies
+  // reproduce it exactly). add_special: put the file's bos/eos around the ids, as the file asks.
   std::vector<int32_t> encode(std::string_view text, SpecialTokens special, bool add_special) const;
 
-  // Exact inverse for text encoded without specials. Control tokens print as nothing unless show_special.
-  // Throws Error kInvalidArgument for an id outside the vocabulary.
+  // Exact inverse for text encoded without specials. Control tokens print as nothing unless
+  // show_special. Throws Error kInvalidArgument for an id outside the vocabulary.
   std::string decode(std::span<const int32_t> ids, bool show_special = false) const;
   // The bytes one token stands for; may be part of a UTF-8 sequence.
   std::string token_bytes(int32_t id) const;

@@ -1,32 +1,35 @@
 #pragma once
-// What a recipe costs, exactly: the closed forms that the cache's real allocation is asserted against.
-// Torch-free, pure functions.
+// What a recipe costs, exactly: the closed forms that the cache's real allocation is asserted
+// against. Torch-free, pure functions.
 #include <cstdint>
 
 #include "recipe/recipe.h"
 
 namespace lowkey {
 
-inline constexpr int32_t kPageTokens = 128;     // tokens of one KV head of one layer in a page
-inline constexpr int32_t kPageAlignment = 64;   // bytes
+inline constexpr int32_t kPageTokens = 128;    // tokens of one KV head of one layer in a page
+inline constexpr int32_t kPageAlignment = 64;  // bytes
 
-// KIVI's windows in closed form (DESIGN §4): how many of the first `tokens` tokens of a side are stored packed.
-// `tokens` does not count the intact prefix. Block rule: floor(L/R)*R. Sliding rule: max(0, L-R).
-// 16- and 32-bit sides have no window: every token is in its page at once.
+// KIVI's windows in closed form (DESIGN §4): how many of the first `tokens` tokens of a side are
+// stored packed. `tokens` does not count the intact prefix. Block rule: floor(L/R)*R. Sliding rule:
+// max(0, L-R). 16- and 32-bit sides have no window: every token is in its page at once.
 enum class SideWindow : uint8_t { kNone, kSliding, kBlock };
 SideWindow side_window(const SideRecipe& side, WindowRule rule);
 int64_t stored_tokens(SideWindow window, int64_t residual_length, int64_t tokens);
 
-// Most exact tokens a window holds between two appends (its ring's capacity): R for sliding, R-1 for block.
+// Most exact tokens a window holds between two appends (its ring's capacity): R for sliding, R-1
+// for block.
 int64_t window_capacity(SideWindow window, int64_t residual_length);
 
-// One side's share of a page: parameters (f16 scale and zero point per group), then codes; or rows of floats.
+// One side's share of a page: parameters (f16 scale and zero point per group), then codes; or rows
+// of floats.
 int64_t side_params_bytes(const SideRecipe& side, int32_t head_dim);
 int64_t side_codes_bytes(const SideRecipe& side, int32_t head_dim);
 int64_t side_page_bytes(const SideRecipe& side, int32_t head_dim);  // rounded up to kPageAlignment
 int64_t page_bytes(const HeadRecipe& head, int32_t head_dim);       // K share + V share
 
-// Bytes a sequence of `tokens` tokens occupies, by part. All are as allocated: whole pages, whole windows.
+// Bytes a sequence of `tokens` tokens occupies, by part. All are as allocated: whole pages, whole
+// windows.
 struct KvBytes {
   int64_t pages = 0;
   int64_t windows = 0;
@@ -35,8 +38,9 @@ struct KvBytes {
 };
 KvBytes bytes_at(const ResolvedRecipe& recipe, int64_t tokens);
 
-// Mean bits per stored number. code_bits: what the papers quote, codes only. stored_bits: everything allocated,
-// at this many tokens (windows weigh less in long contexts: always say at which length).
+// Mean bits per stored number. code_bits: what the papers quote, codes only. stored_bits:
+// everything allocated, at this many tokens (windows weigh less in long contexts: always say at
+// which length).
 double code_bits(const ResolvedRecipe& recipe);
 double stored_bits(const ResolvedRecipe& recipe, int64_t tokens);
 

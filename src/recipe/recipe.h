@@ -1,6 +1,6 @@
 #pragma once
-// How each layer's keys and values are stored: the one struct that travels from everything offline to everything
-// online (docs/formats/recipe.md). Torch-free; plain values, thread-safe.
+// How each layer's keys and values are stored: the one struct that travels from everything offline
+// to everything online (docs/formats/recipe.md). Torch-free; plain values, thread-safe.
 #include <cstdint>
 #include <map>
 #include <optional>
@@ -25,7 +25,8 @@ inline constexpr int32_t kGroupIsHeadDim = 0;
 struct SideRecipe {
   int32_t bits = 16;  // 32 and 16: IEEE floats, unquantized; 8, 4, 3, 2: packed codes
   QuantAxis axis = QuantAxis::kPerToken;
-  int32_t group_size = kGroupIsHeadDim;  // tokens (per channel: 32, 64, 128) or channels (per token)
+  int32_t group_size =
+      kGroupIsHeadDim;  // tokens (per channel: 32, 64, 128) or channels (per token)
   Quantizer quantizer = Quantizer::kAffine;
   ScaleChoice scales = ScaleChoice::kMinMax;
   Transform transform = Transform::kNone;
@@ -48,7 +49,8 @@ struct LayerRecipe {
   friend bool operator==(const LayerRecipe&, const LayerRecipe&) = default;
 };
 
-// Layers first..last (inclusive) are stored like `layer`; the rest rule ("*") takes what no other rule names.
+// Layers first..last (inclusive) are stored like `layer`; the rest rule ("*") takes what no other
+// rule names.
 struct LayerRule {
   int32_t first = 0;
   int32_t last = 0;
@@ -73,7 +75,8 @@ struct Provenance {
 struct KvRecipe {
   std::vector<LayerRule> rules;
   int32_t intact_prefix = 0;  // tokens kept exact at the start
-  int32_t protect = 0;        // heavy-hitter tokens kept exact (not supported yet: anything but 0 is refused)
+  int32_t protect =
+      0;  // heavy-hitter tokens kept exact (not supported yet: anything but 0 is refused)
   bool score_correction = false;  // not supported yet: true is refused
   PrefillMode prefill = PrefillMode::kCached;
   std::optional<CalibrationRef> calibration;
@@ -103,20 +106,23 @@ struct ResolvedRecipe {
   std::string label;  // the short form, or the file's name
 };
 
-// Short grammar or the path of a JSON file ("*.json"); DESIGN §2. Throws Error kInvalidArgument naming the part
-// of the text that is wrong and what would be right; file errors as read_file.
+// Short grammar or the path of a JSON file ("*.json"); DESIGN §2. Throws Error kInvalidArgument
+// naming the part of the text that is wrong and what would be right; file errors as read_file.
 KvRecipe parse_recipe(std::string_view text);
 
-// The shortest text that parses to the same rules; recipes that the grammar cannot express print as JSON.
+// The shortest text that parses to the same rules; recipes that the grammar cannot express print as
+// JSON.
 std::string recipe_to_string(const KvRecipe& recipe);
 
-// Versioned JSON (docs/formats/recipe.schema.json). Unknown fields, wrong types and missing fields are refused.
+// Versioned JSON (docs/formats/recipe.schema.json). Unknown fields, wrong types and missing fields
+// are refused.
 KvRecipe recipe_from_json(std::string_view json, std::string_view source_name);
 std::string recipe_to_json(const KvRecipe& recipe);
 
-// Applies a recipe to a model's shape. Throws Error kInvalidArgument: layers left uncovered or covered twice, a
-// per-channel R that is no multiple of the group, a per-token group that does not divide head_dim, a head that
-// does not exist; kUnsupported for fields that nothing implements yet, by name.
+// Applies a recipe to a model's shape. Throws Error kInvalidArgument: layers left uncovered or
+// covered twice, a per-channel R that is no multiple of the group, a per-token group that does not
+// divide head_dim, a head that does not exist; kUnsupported for fields that nothing implements yet,
+// by name.
 ResolvedRecipe resolve_recipe(const KvRecipe& recipe, const KvShape& shape);
 
 }  // namespace lowkey
