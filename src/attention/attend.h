@@ -1,0 +1,57 @@
+#pragma once
+// Attention over a packed cache: for decode (one or a few new tokens per sequence) and prefill
+// (many). Torch-free.
+//
+// For the query of token t (absolute position) and query head h, with kv = h / (num_qo_heads /
+// num_kv_heads):
+//   out = softmax(scale * q . K^T) V over tokens 0..t, where a token is read from its page if it is
+//   among the first view.stored_for(side, t) tokens after the prefix, and exactly otherwise.
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string_view>
+
+#include "cache/kv_cache.h"
+#include "core/cpu.h"
+#include "core/threads.h"
+
+namespace lowkey {
+
+// One sequence's part of a step. Rows of q and out belong to the view's new tokens, in order.
+struct AttendItem {
+  const LayerView* view = nullptr;
+  const float* q =
+      nullptr;           // [num_tokens, num_qo_heads, head_dim], keys' channel order, after RoPE
+  float* out = nullptr;  // the same shape; must not alias q
+};
+
+struct AttendArgs {
+  std::span<const AttendItem> items;
+  int32_t num_qo_heads = 0;
+  float scale = 0.0f;  // usually 1 / sqrt(head_dim)
+};
+
+// The specification: one query at a time, in double precision, reading every element through
+// quant/.
+void attend_ref(const AttendArgs& args);
+
+// Scratch of attend(), reused between calls. Not thread-safe: one per caller.
+class AttendWorkspace {
+ public:
+  AttendWorkspace();
+  ~AttendWorkspace();
+  AttendWorkspace(const AttendWorkspace&) = delete;
+  AttendWorkspace& operator=(const AttendWorkspace&) = delete;
+
+ private:
+  friend void attend(const AttendArgs&, ThreadPool&, AttendWorkspace&, Isa);
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+// The same on all threads of `pool`. The result depends on neither the number of threads nor who
+// ran what: tokens are split into fixed runs of pages, merged in order by log-sum-exp.
+void attend(const AttendArgs& args, ThreadPool& pool, AttendWorkspace& workspace,
+            Isa isa = active_isa());
+
+}  // namespace lowkey

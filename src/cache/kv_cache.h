@@ -1,0 +1,152 @@
+#pragma once
+// The quantized KV cache: sequences of tokens whose keys and values are packed as a recipe says
+// (DESIGN §4). Torch-free.
+//
+// The contract. After L tokens the state of a sequence (which tokens are packed, their bytes, which
+// are exact) depends on the K and V values alone, not on how they arrived. The attention of token t
+// sees the state after the t tokens before it, plus its own K and V exactly; then it is stored.
+// "Exact" is IEEE f16 (f32 for 32-bit sides): values are rounded to it as they arrive, and
+// quantization starts from the rounded ones.
+//
+// One step of one layer:
+//   const LayerView& view = sequence.append(layer, k, v, n, stage);   // packs what must be packed
+//   by L + n attend(view, ...);                                                //
+//   attention/attend.h sequence.commit(layer, stage);                                    // the
+//   windows move on; length grows
+//
+// Thread-safety: a sequence belongs to one thread at a time; different sequences of one cache may
+// run in parallel.
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "cache/page_pool.h"
+#include "core/half.h"
+#include "quant/layout.h"
+#include "recipe/recipe.h"
+
+namespace lowkey {
+
+// Exact rows of tokens [first, first + count), counted after the intact prefix (for the prefix
+// itself: from 0). Rows of head_dim Half, or float on a 32-bit side.
+struct ExactRows {
+  const std::byte* rows = nullptr;
+  int64_t first = 0;
+  int64_t count = 0;
+};
+
+// One side of one KV head as attention sees it.
+struct SideView {
+  const SideLayout* layout = nullptr;
+  SideWindow window = SideWindow::kNone;
+  int64_t page_offset = 0;  // of this side within a page
+  ExactRows prefix;
+  std::array<ExactRows, 3>
+      exact;  // the window's ring in one or two parts, then the new tokens; ascending
+};
+
+struct HeadView {
+  const PageRef* pages = nullptr;  // page p holds tokens [p * kPageTokens, ...) after the prefix
+  int64_t num_pages = 0;
+  SideView k, v;
+};
+
+// One layer of one sequence during a step. Valid until commit().
+struct LayerView {
+  int64_t position = 0;    // tokens stored before this step
+  int64_t num_tokens = 0;  // n, the step's own
+  int64_t intact_prefix = 0;
+  int64_t residual_length = 0;
+  PrefillMode prefill = PrefillMode::kCached;
+  int32_t head_dim = 0;
+  std::vector<HeadView> heads;
+
+  // How many tokens (after the prefix) the query at `query_position` sees in packed form on this
+  // side; all later ones, itself included, it sees exactly. 16- and 32-bit sides: everything up to
+  // itself is in the pages.
+  int64_t stored_for(const SideView& side, int64_t query_position) const;
+};
+
+// Workspace of append(): the step's tokens in exact form. Reused, so that a decode step allocates
+// nothing.
+class AppendStage {
+ public:
+  const LayerView& view() const { return view_; }
+
+ private:
+  friend class KvSequence;
+  LayerView view_;
+  std::vector<std::byte> k_, v_;  // [num_kv_heads, n, head_dim] Half or float
+  int32_t layer_ = -1;
+};
+
+class KvCache;
+
+class KvSequence {
+ public:
+  KvSequence(KvSequence&&) noexcept;
+  KvSequence& operator=(KvSequence&&) noexcept;
+  ~KvSequence();
+
+  const KvCache& cache() const;
+  int64_t length() const;  // tokens stored in every layer
+
+  // k, v: [n, num_kv_heads, head_dim] floats, keys after RoPE. Throws Error kNumeric (NaN,
+  // infinity, beyond f16) naming layer and position, kResourceExhausted when the pool is full; then
+  // the sequence is as before.
+  const LayerView& append(int32_t layer, const float* k, const float* v, int64_t n,
+                          AppendStage& stage);
+  void commit(int32_t layer, AppendStage& stage);
+
+  // A sequence that shares all pages with this one; an open page is copied when either writes to
+  // it.
+  KvSequence fork() const;
+
+  // Sets the exact windows aside, so that truncate() can come back to the present length later.
+  void save_point();
+  // The longest length <= `length` to which truncate() can go back.
+  int64_t nearest_restorable(int64_t length) const;
+  // Forgets tokens beyond `length`. False, changing nothing, if that state no longer exists
+  // (packing forgets): recompute from nearest_restorable().
+  [[nodiscard]] bool truncate(int64_t length);
+
+  // The packed bytes, parameters and exact rows that define the state of one side of one head, in a
+  // canonical order: equal strings if and only if the states are bit-identical.
+  std::string state_bytes(int32_t layer, int32_t head, Side side) const;
+
+ private:
+  friend class KvCache;
+  struct Impl;
+  explicit KvSequence(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+class KvCache {
+ public:
+  // max_bytes bounds what all sequences together may use; 0: no bound.
+  explicit KvCache(ResolvedRecipe recipe, int64_t max_bytes = 0);
+  ~KvCache();
+  KvCache(const KvCache&) = delete;
+  KvCache& operator=(const KvCache&) = delete;
+
+  KvSequence new_sequence();
+  const ResolvedRecipe& recipe() const;
+  const PageLayout& page_layout(int32_t layer, int32_t head) const;
+
+  // Whether `sequence` could grow by `tokens` within max_bytes (worst case: no page shared any
+  // more).
+  bool try_reserve(const KvSequence& sequence, int64_t tokens) const;
+
+  CacheUsage usage()
+      const;  // as allocated; equals bytes_at() of the recipe for a sequence that shares nothing
+
+ private:
+  friend class KvSequence;
+  struct Impl;
+  std::unique_ptr<Impl> impl_;  // outlives its sequences' use of it: sequences must die first
+};
+
+}  // namespace lowkey

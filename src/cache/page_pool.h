@@ -1,0 +1,117 @@
+#pragma once
+// Memory of the cache: reference-counted pages of a few sizes out of huge-page chunks, and counted
+// buffers for windows and prefixes. Everything the accounting reports comes from here. Torch-free.
+// Thread-safe.
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <span>
+#include <utility>
+#include <vector>
+
+namespace lowkey {
+
+struct CacheUsage {
+  int64_t page_bytes = 0;        // pages in use, each counted once however many sequences share it
+  int64_t window_bytes = 0;      // exact windows
+  int64_t prefix_bytes = 0;      // intact prefixes, each counted once
+  int64_t save_point_bytes = 0;  // windows set aside
+  int64_t reserved_bytes = 0;    // what the pool holds of the system for pages, free ones included
+  int64_t in_use() const { return page_bytes + window_bytes + prefix_bytes + save_point_bytes; }
+};
+
+class PagePool;
+
+struct Page {
+  std::byte* data = nullptr;
+  std::atomic<int32_t> references{0};
+  int32_t size_class = 0;
+};
+
+// Owns one reference to a page.
+class PageRef {
+ public:
+  PageRef() = default;
+  PageRef(const PageRef& other);
+  PageRef(PageRef&& other) noexcept
+      : pool_(std::exchange(other.pool_, nullptr)), page_(std::exchange(other.page_, nullptr)) {}
+  PageRef& operator=(PageRef other) noexcept {
+    std::swap(pool_, other.pool_);
+    std::swap(page_, other.page_);
+    return *this;
+  }
+  ~PageRef();
+
+  const std::byte* data() const { return page_->data; }
+  std::byte* mutable_data() const { return page_->data; }
+  bool shared() const { return page_->references.load(std::memory_order_acquire) > 1; }
+  explicit operator bool() const { return page_ != nullptr; }
+
+ private:
+  friend class PagePool;
+  PageRef(PagePool* pool, Page* page) : pool_(pool), page_(page) {}
+  PagePool* pool_ = nullptr;
+  Page* page_ = nullptr;
+};
+
+enum class BufferUse : uint8_t { kWindow, kPrefix, kSavePoint };
+
+// A zeroed, 64-byte aligned buffer whose bytes are counted under its use.
+class CountedBuffer {
+ public:
+  CountedBuffer() = default;
+  CountedBuffer(PagePool& pool, BufferUse use, int64_t bytes);
+  CountedBuffer(CountedBuffer&& other) noexcept { *this = std::move(other); }
+  CountedBuffer& operator=(CountedBuffer&& other) noexcept;
+  ~CountedBuffer();
+  CountedBuffer copy(BufferUse use) const;
+  std::byte* data() const { return data_; }
+  int64_t size() const { return bytes_; }
+
+ private:
+  PagePool* pool_ = nullptr;
+  std::byte* data_ = nullptr;
+  int64_t bytes_ = 0;
+  BufferUse use_ = BufferUse::kWindow;
+};
+
+class PagePool {
+ public:
+  // max_bytes bounds in_use(); 0 means no bound.
+  explicit PagePool(int64_t max_bytes = 0) : max_bytes_(max_bytes) {}
+  ~PagePool();
+  PagePool(const PagePool&) = delete;
+  PagePool& operator=(const PagePool&) = delete;
+
+  // A zeroed page of `bytes` (a multiple of 64). Throws Error kResourceExhausted when max_bytes
+  // would be passed.
+  PageRef allocate(int64_t bytes);
+  PageRef copy(const PageRef& page);  // a private copy, for copy on write
+  CacheUsage usage() const;
+  int64_t max_bytes() const { return max_bytes_; }
+
+ private:
+  friend class PageRef;
+  friend class CountedBuffer;
+  struct SizeClass {
+    int64_t bytes = 0;
+    int64_t next_chunk_bytes = 0;
+    std::vector<Page*> free;
+    std::vector<std::unique_ptr<Page[]>> headers;
+  };
+  void release(Page* page);
+  int32_t find_class(int64_t bytes);
+  void grow(SizeClass& size_class, int32_t index);
+  void account(BufferUse use, int64_t bytes);
+
+  const int64_t max_bytes_;
+  mutable std::mutex mutex_;
+  std::vector<SizeClass> classes_;
+  std::vector<std::span<std::byte>> chunks_;
+  CacheUsage usage_;
+};
+
+}  // namespace lowkey
