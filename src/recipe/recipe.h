@@ -18,6 +18,15 @@ enum class WindowRule : uint8_t { kKivi, kBlock };
 enum class KeyRope : uint8_t { kAfter, kBefore };
 enum class PrefillMode : uint8_t { kCached, kExact };
 
+// Bounds that keep every byte count inside 63 bits; far above any model. Checked when a recipe is
+// parsed and when it is resolved.
+inline constexpr int32_t kMaxLayers = 1024;
+inline constexpr int32_t kMaxKvHeads = 1024;
+inline constexpr int32_t kMaxHeadDim = 1024;
+inline constexpr int32_t kMaxResidualLength = 65536;
+inline constexpr int32_t kMaxIntactPrefix = 65536;
+inline constexpr int64_t kMaxTokens = int64_t{1} << 30;
+
 // A per-token group that spans the whole head, whatever head_dim is.
 inline constexpr int32_t kGroupIsHeadDim = 0;
 
