@@ -25,7 +25,7 @@ inline constexpr int32_t kMaxKvHeads = 1024;
 inline constexpr int32_t kMaxHeadDim = 1024;
 inline constexpr int32_t kMaxResidualLength = 65536;
 inline constexpr int32_t kMaxIntactPrefix = 65536;
-inline constexpr int64_t kMaxTokens = int64_t{1} << 30;
+inline constexpr int64_t kMaxTokens = int64_t{1} << 28;
 
 // A per-token group that spans the whole head, whatever head_dim is.
 inline constexpr int32_t kGroupIsHeadDim = 0;
