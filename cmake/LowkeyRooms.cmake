@@ -17,11 +17,33 @@ if(MOLD AND CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
 endif()
 
 add_library(lowkey_flags INTERFACE)
-target_compile_options(lowkey_flags INTERFACE -Wall -Wextra -Wpedantic -Wshadow -Werror -fno-omit-frame-pointer)
+target_compile_options(lowkey_flags INTERFACE -Wall -Wextra -Wpedantic -Wshadow -Werror -fno-omit-frame-pointer
+  # Names in messages and debug information are relative to the checkout: the same binary from any folder.
+  -ffile-prefix-map=${CMAKE_SOURCE_DIR}/=)
 if(LOWKEY_SANITIZE)
   target_compile_options(lowkey_flags INTERFACE -fsanitize=${LOWKEY_SANITIZE} -fno-sanitize-recover=all)
   target_link_options(lowkey_flags INTERFACE -fsanitize=${LOWKEY_SANITIZE})
 endif()
+
+# A compilation that includes ATen takes 0.5 to 1.5 GB: as many at once as memory holds, with two for the rest.
+cmake_host_system_information(RESULT memory_mb QUERY TOTAL_PHYSICAL_MEMORY)
+cmake_host_system_information(RESULT cores QUERY NUMBER_OF_LOGICAL_CORES)
+math(EXPR torch_jobs "(${memory_mb} - 2000) / 1500")
+if(torch_jobs GREATER cores)
+  set(torch_jobs ${cores})
+elseif(torch_jobs LESS 1)
+  set(torch_jobs 1)
+endif()
+set_property(GLOBAL APPEND PROPERTY JOB_POOLS lowkey_torch_pool=${torch_jobs})
+
+# Puts a target that sees torch, itself or through a room, into that pool.
+function(lowkey_limit_torch_jobs target)
+  foreach(item ${ARGN})
+    if(item MATCHES "^(torch_cpu|model|engine|eval)$")
+      set_property(TARGET ${target} PROPERTY JOB_POOL_COMPILE lowkey_torch_pool)
+    endif()
+  endforeach()
+endfunction()
 
 # lowkey_room(NAME SOURCES a.cc b.cc ROOMS core recipe LIBRARIES fmt::fmt)
 function(lowkey_room name)
@@ -34,6 +56,7 @@ function(lowkey_room name)
     target_link_libraries(lowkey_${name} PUBLIC lowkey::${room})
   endforeach()
   target_link_libraries(lowkey_${name} PUBLIC ${ROOM_LIBRARIES})
+  lowkey_limit_torch_jobs(lowkey_${name} ${ROOM_ROOMS} ${ROOM_LIBRARIES})
 endfunction()
 
 # Files that use one instruction set carry its flags and live in a namespace of their own (docs/architecture.md).
@@ -51,6 +74,7 @@ function(lowkey_test name)
   foreach(room ${T_ROOMS})
     target_link_libraries(${name} PRIVATE lowkey::${room})
   endforeach()
+  lowkey_limit_torch_jobs(${name} ${T_ROOMS} ${T_LIBRARIES})
   if(NOT T_TIMEOUT)
     set(T_TIMEOUT 300)
   endif()
