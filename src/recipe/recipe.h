@@ -44,6 +44,9 @@ struct SideRecipe {
   friend bool operator==(const SideRecipe&, const SideRecipe&) = default;
 };
 
+// 32, 16, 8, 4, 3 or 2.
+bool is_recipe_bits(int32_t bits);
+
 struct HeadRecipe {
   SideRecipe k, v;
   friend bool operator==(const HeadRecipe&, const HeadRecipe&) = default;
@@ -82,8 +85,9 @@ struct Provenance {
 };
 
 struct KvRecipe {
-  std::vector<LayerRule> rules;
-  int32_t intact_prefix = 0;  // tokens kept exact at the start
+  std::string name;              // for people, in tables; a file's name unless it says another
+  std::vector<LayerRule> rules;  // at least one
+  int32_t intact_prefix = 0;     // tokens kept exact at the start
   int32_t protect =
       0;  // heavy-hitter tokens kept exact (not supported yet: anything but 0 is refused)
   bool score_correction = false;  // not supported yet: true is refused
@@ -112,26 +116,30 @@ struct ResolvedRecipe {
   std::vector<ResolvedLayer> layers;  // [num_layers]
   int32_t intact_prefix = 0;
   PrefillMode prefill = PrefillMode::kCached;
-  std::string label;  // the short form, or the file's name
+  std::string label;  // the recipe's name, else its short form
 };
 
-// Short grammar or the path of a JSON file ("*.json"); DESIGN §2. Throws Error kInvalidArgument
-// naming the part of the text that is wrong and what would be right; file errors as read_file.
+// Short grammar, the path of a JSON file ("*.json"), or JSON itself ("{...");
+// docs/formats/recipe.md. Throws Error kInvalidArgument naming the part of the text that is wrong
+// and what would be right; file errors as read_file.
 KvRecipe parse_recipe(std::string_view text);
 
-// The shortest text that parses to the same rules; recipes that the grammar cannot express print as
-// JSON.
+// The shortest text that parses to the same storage of tokens: the short form, which leaves name
+// and provenance out; JSON for recipes that the grammar cannot express.
 std::string recipe_to_string(const KvRecipe& recipe);
 
 // Versioned JSON (docs/formats/recipe.schema.json). Unknown fields, wrong types and missing fields
-// are refused.
+// are refused: Error kInvalidArgument with source_name and the field's path, kUnsupported for
+// another version.
 KvRecipe recipe_from_json(std::string_view json, std::string_view source_name);
+// Throws Error kInvalidArgument where JSON has no words: a metric that is not finite, text that is
+// not UTF-8.
 std::string recipe_to_json(const KvRecipe& recipe);
 
 // Applies a recipe to a model's shape. Throws Error kInvalidArgument: layers left uncovered or
 // covered twice, a per-channel R that is no multiple of the group, a per-token group that does not
 // divide head_dim, a head that does not exist; kUnsupported for fields that nothing implements yet,
-// by name.
+// by name. A layer without packed sides has residual_length 0 afterwards, whatever it said.
 ResolvedRecipe resolve_recipe(const KvRecipe& recipe, const KvShape& shape);
 
 }  // namespace lowkey
