@@ -33,24 +33,29 @@ enum class RowOrder : uint8_t { kAsStored, kInterleavedHeads };
 struct TensorView {
   std::string name;  // as in the file
   DType dtype = DType::kF32;
-  std::vector<int64_t>
-      shape;  // row-major, outermost first: [rows, cols] for a matrix. cols % block_elements == 0
-  std::span<const std::byte> data;
+  // Row-major, outermost first: [rows, cols] for a matrix. cols % block_elements == 0.
+  std::vector<int64_t> shape;
+  std::span<const std::byte> data;  // no alignment promised
   RowOrder row_order = RowOrder::kAsStored;
-  int64_t head_rows = 0;  // rows per head, when row_order is kInterleavedHeads
+  int64_t head_rows = 0;  // rows per head, when row_order is kInterleavedHeads; even
 
-  int64_t rows() const;  // product of all but the last dimension
-  int64_t cols() const;  // the last dimension
+  int64_t rows() const;  // product of all but the last dimension: 1 for a vector
+  int64_t cols() const;  // the last dimension; 1 for a scalar
   int64_t row_bytes() const;
-  // The row of the file that holds row `row` of the matrix as lowkey orders it.
+  // The row of the file that holds row `row` of the matrix as lowkey orders it. For matrices: an
+  // interleaved vector (a bias) is put in order by dequantize_rows.
   int64_t stored_row(int64_t row) const;
 };
 
+// "[576, 192]"
+std::string shape_text(std::span<const int64_t> shape);
+
 // Decodes `count` elements (a multiple of the block) into floats: the published block formulas of
-// ggml, exactly. This is the specification; faster decoders are compared with it.
+// ggml, exactly. This is the specification; faster decoders are compared with it. Thread-safe.
 void dequantize(DType dtype, const std::byte* data, int64_t count, float* out);
 
-// Decodes rows [first, first + count) of the matrix in lowkey's row order. out: [count, cols].
+// Decodes rows [first, first + count) of the matrix in lowkey's row order. out: [count, cols]. A
+// vector is one row, and its elements come in lowkey's order too.
 void dequantize_rows(const TensorView& tensor, int64_t first, int64_t count, float* out);
 
 }  // namespace lowkey
