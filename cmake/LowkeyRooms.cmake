@@ -61,7 +61,7 @@ endfunction()
 
 # Files that use one instruction set carry its flags and live in a namespace of their own (docs/architecture.md).
 function(lowkey_isa_flags)
-  cmake_parse_arguments(ISA "" "FLAGS" "SOURCES" ${ARGN})
+  cmake_parse_arguments(ISA "" "" "FLAGS;SOURCES" ${ARGN})
   set_source_files_properties(${ISA_SOURCES} PROPERTIES COMPILE_OPTIONS "${ISA_FLAGS}")
 endfunction()
 

@@ -8,7 +8,8 @@
 namespace lowkey {
 namespace {
 
-// Element `channel` of token `position` (absolute) as a query sees it that has `stored` tokens in packed form.
+// Element `channel` of token `position` (absolute) as a query sees it that has `stored` tokens in
+// packed form.
 float element(const LayerView& view, const HeadView& head, const SideView& side, int64_t stored,
               int64_t position, int32_t channel) {
   auto exact = [&](const ExactRows& rows, int64_t index) {
