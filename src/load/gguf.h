@@ -1,7 +1,8 @@
 #pragma once
 // GGUF v2/v3, memory-mapped and fully validated before anything is used: a bad file is an Error
-// kCorruptFile with the byte offset, an unknown tensor type an Error kUnsupported with its name.
-// Torch-free; immutable, thread-safe.
+// kCorruptFile with the byte offset, an unknown tensor type or version an Error kUnsupported with
+// its name. Stricter than the format where looseness hides damage: tensors must follow each other
+// with alignment padding only, and nothing may follow the last. Torch-free; immutable, thread-safe.
 #include <cstdint>
 #include <filesystem>
 #include <map>
@@ -16,7 +17,8 @@
 
 namespace lowkey {
 
-// Numeric arrays are widened to int64/uint64/double; nested arrays are refused.
+// Numeric arrays are widened to int64/uint64/double; nested arrays are refused. Strings outside of
+// arrays are valid UTF-8; those in arrays are for whoever reads them to check (tokens).
 using GgufValue = std::variant<uint64_t, int64_t, double, bool, std::string, std::vector<uint64_t>,
                                std::vector<int64_t>, std::vector<double>, std::vector<bool>,
                                std::vector<std::string>>;
@@ -49,6 +51,8 @@ class GgufFile {
   const std::vector<std::string>& get_strings(std::string_view key) const;
 
  private:
+  friend class GgufParser;
+
   MappedFile file_;
   std::string source_name_;
   uint32_t version_ = 0;
