@@ -174,8 +174,9 @@ class Parser {
  private:
   // `part` must be a view into text_: its place is the column.
   [[noreturn]] void error(std::string_view part, std::string_view what) const {
-    const size_t column = static_cast<size_t>(part.data() - text_.data()) + 1;
-    fail(ErrorCode::kInvalidArgument, "recipe {}, column {}, at {}: {}", quoted(text_), column,
+    const size_t offset = static_cast<size_t>(part.data() - text_.data());
+    if (part.empty()) part = text_.substr(offset);  // something is missing before this
+    fail(ErrorCode::kInvalidArgument, "recipe {}, column {}, at {}: {}", quoted(text_), offset + 1,
          part.empty() ? "the end" : quoted(part), what);
   }
 
