@@ -9,7 +9,6 @@ import hashlib
 import pathlib
 import re
 import sys
-
 from pydoc_data.topics import topics
 
 MIN_WORDS = 15

@@ -70,11 +70,7 @@ def stamp_path(deps: pathlib.Path, wheel: Wheel) -> pathlib.Path:
 
 def is_current(deps: pathlib.Path, wheel: Wheel) -> bool:
     stamp = stamp_path(deps, wheel)
-    return (
-        stamp.is_file()
-        and stamp.read_text() == wheel.stamp()
-        and all((deps / path).exists() for path in wheel.keep)
-    )
+    return stamp.is_file() and stamp.read_text() == wheel.stamp() and all((deps / path).exists() for path in wheel.keep)
 
 
 def download(wheel: Wheel, folder: pathlib.Path) -> pathlib.Path:
