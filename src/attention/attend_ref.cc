@@ -29,26 +29,39 @@ float element(const LayerView& view, const HeadView& head, const SideView& side,
   LOWKEY_CHECK(false, "token {} is neither packed nor exact", token);
 }
 
-void attend_query(const LayerView& view, const HeadView& head, int64_t position, const float* q,
-                  float scale, float* out) {
-  const int64_t stored_k = view.stored_for(head.k, position);
-  const int64_t stored_v = view.stored_for(head.v, position);
-  std::vector<double> weights(static_cast<size_t>(position + 1));
-  double top = -INFINITY;
+// All tokens the query at `position` looks at, one side, decoded: [position + 1, head_dim].
+std::vector<float> decode_side(const LayerView& view, const HeadView& head, const SideView& side,
+                               int64_t position) {
+  const int64_t stored = view.stored_for(side, position);
+  std::vector<float> rows;
+  rows.reserve(static_cast<size_t>((position + 1) * view.head_dim));
   for (int64_t t = 0; t <= position; ++t) {
-    double dot = 0;
     for (int32_t c = 0; c < view.head_dim; ++c) {
-      dot += static_cast<double>(q[c]) * element(view, head, head.k, stored_k, t, c);
+      rows.push_back(element(view, head, side, stored, t, c));
+    }
+  }
+  return rows;
+}
+
+void attend_query(const std::vector<float>& keys, const std::vector<float>& values,
+                  int32_t head_dim, const float* q, float scale, float* out) {
+  const auto count = static_cast<int64_t>(keys.size()) / head_dim;
+  std::vector<double> weights(static_cast<size_t>(count));
+  double top = -INFINITY;
+  for (int64_t t = 0; t < count; ++t) {
+    double dot = 0;
+    for (int32_t c = 0; c < head_dim; ++c) {
+      dot += static_cast<double>(q[c]) * keys[static_cast<size_t>(t * head_dim + c)];
     }
     weights[static_cast<size_t>(t)] = dot * scale;
     top = std::max(top, dot * scale);
   }
   double sum = 0;
   for (double& weight : weights) sum += weight = std::exp(weight - top);
-  for (int32_t c = 0; c < view.head_dim; ++c) {
+  for (int32_t c = 0; c < head_dim; ++c) {
     double mixed = 0;
-    for (int64_t t = 0; t <= position; ++t) {
-      mixed += weights[static_cast<size_t>(t)] * element(view, head, head.v, stored_v, t, c);
+    for (int64_t t = 0; t < count; ++t) {
+      mixed += weights[static_cast<size_t>(t)] * values[static_cast<size_t>(t * head_dim + c)];
     }
     out[c] = static_cast<float>(mixed / sum);
   }
@@ -59,13 +72,17 @@ void attend_query(const LayerView& view, const HeadView& head, int64_t position,
 void attend_ref(const AttendArgs& args) {
   for (const AttendItem& item : args.items) {
     const LayerView& view = *item.view;
-    const auto num_kv_heads = static_cast<int32_t>(view.heads.size());
-    const int32_t group = args.num_qo_heads / num_kv_heads;
+    const int32_t group = args.num_qo_heads / static_cast<int32_t>(view.heads.size());
     for (int64_t i = 0; i < view.num_tokens; ++i) {
-      for (int32_t h = 0; h < args.num_qo_heads; ++h) {
-        const int64_t row = (i * args.num_qo_heads + h) * view.head_dim;
-        attend_query(view, view.heads[static_cast<size_t>(h / group)], view.position + i,
-                     item.q + row, args.scale, item.out + row);
+      for (size_t kv = 0; kv < view.heads.size(); ++kv) {
+        const HeadView& head = view.heads[kv];
+        const std::vector<float> keys = decode_side(view, head, head.k, view.position + i);
+        const std::vector<float> values = decode_side(view, head, head.v, view.position + i);
+        for (int32_t g = 0; g < group; ++g) {
+          const int64_t h = static_cast<int64_t>(kv) * group + g;
+          const int64_t row = (i * args.num_qo_heads + h) * view.head_dim;
+          attend_query(keys, values, view.head_dim, item.q + row, args.scale, item.out + row);
+        }
       }
     }
   }
