@@ -8,19 +8,13 @@
 #include <string_view>
 #include <vector>
 
+#include "load/prompt.h"
+
 namespace lowkey {
 
 struct ChatMessage {
   std::string role;  // "system", "user", "assistant"
   std::string content;
-};
-
-// A piece of a rendered prompt. Text from the template may hold role markers ("<|im_start|>") and
-// is tokenized with SpecialTokens::kParse; text that came from a message never becomes a special
-// token.
-struct PromptPiece {
-  std::string text;
-  bool from_template = true;
 };
 
 class ChatTemplate {
