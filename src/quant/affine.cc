@@ -1,7 +1,6 @@
 #include "quant/affine.h"
 
 #include <algorithm>
-#include <cmath>
 
 namespace lowkey {
 
@@ -22,7 +21,7 @@ uint8_t affine_code(float x, AffineParams params, int32_t bits) {
   if (scale == 0.0f) return 0;
   const float top = static_cast<float>((1 << bits) - 1);
   const float position = (x - half_to_float(params.zero_point)) / scale;
-  return static_cast<uint8_t>(std::nearbyint(std::clamp(position, 0.0f, top)));
+  return static_cast<uint8_t>(round_half_even(std::clamp(position, 0.0f, top)));
 }
 
 }  // namespace lowkey

@@ -24,6 +24,14 @@ AffineParams affine_params(const float* x, int64_t count, int64_t stride, int32_
 
 uint8_t affine_code(float x, AffineParams params, int32_t bits);
 
+// To the nearest integer, ties to even, for 0 <= x < 2^22: the addition leaves no bits below 1, and
+// float addition rounds to even. Unlike nearbyint it needs no instruction set to be quick, and
+// vectorizes.
+inline float round_half_even(float x) {
+  constexpr float kAlign = 12582912.0f;  // 1.5 * 2^23
+  return (x + kAlign) - kAlign;
+}
+
 inline float affine_decode(uint8_t code, AffineParams params) {
   return half_to_float(params.scale) * static_cast<float>(code) + half_to_float(params.zero_point);
 }
