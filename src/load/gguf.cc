@@ -4,10 +4,10 @@
 #include <numeric>
 
 #include "core/checked.h"
-#include "core/utf8.h"
 #include "load/byte_cursor.h"
 #include "load/ggml_types.h"
 #include "load/parse_budget.h"
+#include "load/printable.h"
 
 namespace lowkey {
 namespace {
@@ -68,11 +68,6 @@ const char* kind_name(const GgufValue& value) {
                                     "an array of strings"};
   static_assert(std::size(kNames) == std::variant_size_v<GgufValue>);
   return kNames[value.index()];
-}
-
-bool printable(std::string_view name) {
-  return is_valid_utf8(name) && std::none_of(name.begin(), name.end(),
-                                             [](char c) { return static_cast<uint8_t>(c) < 32; });
 }
 
 }  // namespace
@@ -147,7 +142,7 @@ class GgufParser {
     charge(kKeyValueMemory, start);
     std::string key = read_string(kMaxKeyBytes, "a metadata key");
     if (key.empty()) cursor_.corrupt_at(start, "a metadata key is empty");
-    if (!printable(key)) cursor_.corrupt_at(start, "a metadata key is not printable UTF-8");
+    if (!is_printable(key)) cursor_.corrupt_at(start, "a metadata key is not printable UTF-8");
     const uint64_t type_at = cursor_.position();
     const ValueType type = read_type("a metadata type");
     const uint64_t value_at = cursor_.position();
@@ -249,7 +244,7 @@ class GgufParser {
     TensorView tensor;
     tensor.name = read_string(kMaxNameBytes, "a tensor's name");
     if (tensor.name.empty()) cursor_.corrupt_at(start, "a tensor's name is empty");
-    if (!printable(tensor.name))
+    if (!is_printable(tensor.name))
       cursor_.corrupt_at(start, "a tensor's name is not printable UTF-8");
 
     const auto num_dims = cursor_.read<uint32_t>("a tensor's number of dimensions");

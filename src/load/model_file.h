@@ -61,8 +61,9 @@ enum class ModelFormat : uint8_t { kGguf, kHuggingFace };
 
 class ModelFile {
  public:
-  // `path`: a .gguf file, or a folder with config.json and *.safetensors. Throws Error: kNotFound,
-  // kCorruptFile (byte offset, file), kUnsupported (architecture, tensor type, feature by name).
+  // `path`: a .gguf file, or a folder with config.json and model.safetensors (whole, or in shards
+  // with an index). Reads no weights. Throws Error: kNotFound, kCorruptFile (byte offset, file),
+  // kUnsupported (architecture, tensor type, feature by name).
   static ModelFile open(const std::filesystem::path& path);
 
   ModelFormat format() const;
@@ -77,10 +78,10 @@ class ModelFile {
   //   embed.weight [vocab, hidden]   final_norm.weight [hidden]   head.weight [vocab, hidden]
   //   (absent when tied) layers.N.attn_norm.weight   layers.N.{q,k,v,o}.weight (+ .bias)
   //   layers.N.mlp_norm.weight layers.N.{gate,up,down}.weight (+ .bias)
-  // Throws Error kNotFound naming the canonical and the file's name if absent.
+  // Throws Error kNotFound naming the model and the name if absent.
   const TensorView& tensor(std::string_view canonical) const;
   const TensorView* find_tensor(std::string_view canonical) const;
-  std::vector<std::string> tensor_names() const;
+  const std::vector<std::string>& tensor_names() const;  // embed, the layers, final_norm, head
 
   // Identifies the model in recipes, calibration files and snapshots: SHA-256 over the
   // configuration, tensor names, types, shapes and a fixed sample of each tensor's bytes (not all
@@ -91,8 +92,9 @@ class ModelFile {
   ModelFile& operator=(ModelFile&&) noexcept;
   ~ModelFile();
 
+  struct Impl;  // load/model_file_impl.h
+
  private:
-  struct Impl;
   explicit ModelFile(std::unique_ptr<Impl> impl);
   std::unique_ptr<Impl> impl_;
 };

@@ -1,0 +1,23 @@
+#pragma once
+// The weights of a Llama-architecture model: lowkey's names, GGUF's, Hugging Face's, and the shape
+// each must have. Internal to load/. Torch-free, thread-safe.
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "load/model_file.h"
+
+namespace lowkey {
+
+struct WeightSpec {
+  std::string canonical;  // "layers.3.q.weight"
+  std::string in_file;    // "blk.3.attn_q.weight" or "model.layers.3.self_attn.q_proj.weight"
+  std::vector<int64_t> shape;
+  bool rotated = false;  // rows are heads that RoPE rotates: Q and K
+};
+
+// Every weight that a model of this configuration has, in canonical order: embed, the layers,
+// final_norm, head.
+std::vector<WeightSpec> weight_specs(const ModelConfig& config, ModelFormat format);
+
+}  // namespace lowkey
