@@ -1,0 +1,192 @@
+#!/usr/bin/env python3
+"""Compare lowkey with Hugging Face, live: called by ./dev parity, in an environment that has transformers.
+
+  goldens     every file in tests/golden made anew and compared with the committed one: what the C++ tests hold
+              lowkey to is what this transformers computes
+  perplexity  `lowkey eval` on the packed cache against the fake-quantized reference, for every recipe
+  peers       the other parity tools, each a comparison of its own (tokenizers, chat templates, recipe schema)
+
+With --remake the goldens are written into tests/golden instead.
+"""
+
+import argparse
+import json
+import math
+import pathlib
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import fake_quant_reference
+import make_goldens
+from reference import GOLDEN, ROOT, demo_tokens, load_tokenizer, read_golden
+
+# Between two CPUs float32 sums are taken in another order. lowkey itself is held to 2e-3.
+LOGIT_TOLERANCE = 5e-4
+# The same differences flip single codes now and then.
+NLL_RELATIVE_TOLERANCE = 5e-4
+# What lowkey promises against the reference.
+PPL_RELATIVE_TOLERANCE = 2e-3
+
+Findings = Iterator[str]
+
+
+@dataclass
+class Paths:
+    build: pathlib.Path
+    model: pathlib.Path
+    scratch: pathlib.Path
+
+
+def compare_logits(old: dict, new: dict) -> Findings:
+    """Equal ids in equal order, but for neighbours closer than the tolerance."""
+    for key in ("ids_sha256", "sample_ids"):
+        if old[key] != new[key]:
+            yield f"{key} differ"
+            return
+    for key, tolerance in (("top_logits", LOGIT_TOLERANCE), ("sample_logits", LOGIT_TOLERANCE)):
+        error = max(abs(a - b) for old_row, new_row in zip(old[key], new[key]) for a, b in zip(old_row, new_row))
+        if error > tolerance:
+            yield f"{key} differ by up to {error:.2e}, more than {tolerance:.0e}"
+    error = max(abs(a - b) for a, b in zip(old["logit_means"], new["logit_means"]))
+    if error > LOGIT_TOLERANCE:
+        yield f"logit_means differ by up to {error:.2e}, more than {LOGIT_TOLERANCE:.0e}"
+    for position, (old_ids, new_ids) in enumerate(zip(old["top_ids"], new["top_ids"])):
+        rank_of = {token: rank for rank, token in enumerate(old_ids)}
+        logits = old["top_logits"][position]
+        for rank, token in enumerate(new_ids):
+            old_logit = logits[rank_of.get(token, -1)]  # one that was not among them lies below the last
+            if abs(old_logit - logits[rank]) > 2 * LOGIT_TOLERANCE:
+                yield f"position {position}: token {token} came to rank {rank}"
+
+
+def compare_fake_quant(old: dict, new: dict) -> Findings:
+    if [row["recipe"] for row in old["rows"]] != [row["recipe"] for row in new["rows"]]:
+        yield "the recipes differ"
+        return
+    for old_row, new_row in zip(old["rows"], new["rows"]):
+        for old_nll, new_nll in zip(old_row["nll"], new_row["nll"]):
+            if abs(new_nll / old_nll - 1) > NLL_RELATIVE_TOLERANCE:
+                yield f"{old_row['recipe']}: negative log-likelihood {new_nll}, committed {old_nll}"
+
+
+def compare_exactly(old: dict, new: dict) -> Findings:
+    for key in old.keys() | new.keys():
+        if key not in ("versions", "made_by") and old.get(key) != new.get(key):
+            yield f"{key} differs"
+
+
+def check_golden(name: str, compare: Callable[[dict, dict], Findings], paths: Paths) -> Findings:
+    if not (paths.scratch / name).is_file():
+        yield "was not made"
+    else:
+        yield from compare(read_golden(name), read_golden(name, paths.scratch))
+
+
+def read_rows(path: pathlib.Path) -> list[dict]:
+    """What `lowkey eval --json` wrote: an array, or one object a line."""
+    text = path.read_text()
+    return json.loads(text) if text.lstrip().startswith("[") else [json.loads(line) for line in text.splitlines()]
+
+
+def check_perplexity(paths: Paths) -> Findings:
+    ids = demo_tokens()[: fake_quant_reference.CHUNKS * fake_quant_reference.CONTEXT]
+    tokenizer = load_tokenizer(paths.model)
+    text = tokenizer.decode(ids, skip_special_tokens=False)
+    if tokenizer.encode(text).ids != ids:
+        yield "the demo tokens do not survive decoding and encoding"
+        return
+    text_file, rows_file = paths.scratch / "text.txt", paths.scratch / "eval.json"
+    text_file.write_text(text)
+    reference = {row["recipe"]: row for row in read_golden("fake_quant_ppl.json", paths.scratch)["rows"]}
+    command = [str(paths.build / "apps" / "lowkey" / "lowkey"), "eval", str(paths.model), "--text", str(text_file)]
+    command += ["--ctx", str(fake_quant_reference.CONTEXT), "--json", str(rows_file)]
+    for recipe in reference:
+        command += ["--kv", recipe]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if done.returncode != 0:
+        yield f"lowkey eval exited with {done.returncode}: {done.stdout.strip()}"
+        return
+    rows = {row["recipe"]: row for row in read_rows(rows_file)}
+    for recipe, expected in reference.items():
+        if recipe not in rows:
+            yield f"{recipe}: not in what lowkey eval wrote"
+            continue
+        ours = rows[recipe]
+        error = ours["ppl"] / expected["ppl"] - 1
+        print(
+            f"   {recipe}: perplexity {ours['ppl']:.4f}, reference {expected['ppl']:.4f} ({error:+.4%}); "
+            f"mean KL {ours['kl_mean']:.6f}, reference {expected['kl_mean']:.6f}"
+        )
+        if not math.isfinite(error) or abs(error) > PPL_RELATIVE_TOLERANCE:
+            yield f"{recipe}: off by more than {PPL_RELATIVE_TOLERANCE:.1%}"
+
+
+def check_tool(arguments: list[str]) -> Findings:
+    command = [sys.executable, str(ROOT / "tools" / arguments[0]), *arguments[1:]]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if done.returncode != 0:
+        yield done.stdout.strip() or f"exited with {done.returncode}"
+
+
+def remake(folder: pathlib.Path, paths: Paths) -> None:
+    make_goldens.make_smollm2(paths.model, folder)
+    fake_quant_reference.make(paths.model, folder / "fake_quant_ppl.json")
+    with open(folder / "dequant.json", "w") as output:
+        subprocess.run([sys.executable, str(ROOT / "tools" / "make_dequant_goldens.py")], stdout=output, check=True)
+
+
+def checks(paths: Paths) -> Iterator[tuple[str, Findings]]:
+    """Findings are generators: nothing runs before it is asked for."""
+    comparisons = {
+        "smollm2_logits.json": compare_logits,
+        "fake_quant_ppl.json": compare_fake_quant,
+        "dequant.json": compare_exactly,
+    }
+    for name, compare in comparisons.items():
+        yield f"golden {name}", check_golden(name, compare, paths)
+    yield "perplexity of the packed cache", check_perplexity(paths)
+    tests = paths.build / "tests"
+    tools = {
+        "recipe schema": ["check_recipe_schema.py", str(tests / "recipe" / "recipe_samples")],
+        "tokenizers": [
+            *("tokenizer_parity.py", "live", "--model", str(paths.model)),
+            *("--program", str(tests / "load" / "tokenizer_parity")),
+        ],
+    }
+    for name, arguments in tools.items():
+        yield name, check_tool(arguments)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--build", type=pathlib.Path, required=True, help="a build folder of lowkey's")
+    parser.add_argument("--model", type=pathlib.Path, required=True, help="SmolLM2's GGUF file")
+    parser.add_argument("--scratch", type=pathlib.Path, default=ROOT / "build" / "parity", help="a folder to empty")
+    parser.add_argument("--remake", action="store_true")
+    args = parser.parse_args()
+    paths = Paths(args.build, args.model, args.scratch)
+    if args.remake:
+        remake(GOLDEN, paths)
+        return
+    shutil.rmtree(paths.scratch, ignore_errors=True)
+    paths.scratch.mkdir(parents=True)
+    remake(paths.scratch, paths)
+    passed = failed = 0
+    for name, findings_of_check in checks(paths):
+        start = time.monotonic()
+        findings = list(findings_of_check)
+        for finding in findings:
+            print(f"   {finding}")
+        print(f"{name}: {'FAILED' if findings else 'ok'}, {time.monotonic() - start:.1f} s", flush=True)
+        passed += not findings
+        failed += bool(findings)
+    print(f"{passed} passed, {failed} failed")
+    raise SystemExit(1 if failed else 0)
+
+
+if __name__ == "__main__":
+    main()
