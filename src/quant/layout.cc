@@ -34,7 +34,7 @@ SideLayout::SideLayout(Side side, const SideRecipe& recipe, int32_t head_dim)
       head_dim_(head_dim),
       bytes_(side_page_bytes(recipe, head_dim)) {
   if (!packed()) return;
-  LOWKEY_CHECK(head_dim % kLanes == 0 && head_dim <= kMostChannels && group_size_ > 0,
+  LOWKEY_CHECK(head_dim % kLanes == 0 && head_dim <= kMaxHeadDim && group_size_ > 0,
                "head_dim {} group {}", head_dim, group_size_);
   fields_ = bits_ == 3 ? 8 : 8 / bits_;
   granule_bytes_ = bits_ == 3 ? 3 * kGranuleBytes : kGranuleBytes;

@@ -15,7 +15,6 @@ namespace lowkey {
 enum class Side : uint8_t { kKey, kValue };
 
 inline constexpr int32_t kTileTokens = 32;
-inline constexpr int32_t kMostChannels = 1024;  // of a packed head: bounds stack buffers
 inline constexpr int32_t kTilesPerPage = kPageTokens / kTileTokens;
 inline constexpr int32_t kLanes = 16;  // 32-bit lanes of a granule
 inline constexpr int32_t kGranuleBytes =

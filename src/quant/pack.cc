@@ -102,7 +102,7 @@ void pack_token(const SideLayout& layout, std::byte* side, int32_t token, const 
   LOWKEY_CHECK(layout.axis() == QuantAxis::kPerToken && token >= 0 && token < kPageTokens,
                "token {}", token);
   const float levels = static_cast<float>((1 << layout.bits()) - 1);
-  uint8_t codes[kMostChannels];
+  uint8_t codes[kMaxHeadDim];
   for (int32_t first = 0; first < head_dim; first += group) {
     const AffineParams params = affine_params(x + first, group, 1, layout.bits());
     auto* scale_place = reinterpret_cast<Half*>(side) + layout.scale_index(token, first);
