@@ -11,14 +11,33 @@ the vocabulary. The C++ tests read these files and nothing else, so that they ne
 
 import argparse
 import pathlib
+import tempfile
 from collections.abc import Sequence
 
 import torch
+import transformers
 from reference import GOLDEN, demo_tokens, ids_sha256, load_model, load_tokenizer, write_golden
+from tiny_model import TinyModel, TinyModelOptions
 
 TOP = 32
 DEMO_TOKENS = 2048
 SMOLLM2_TOKENS = 512
+TINY_TOKENS = 80  # past the 64 positions of the llama3 scaling's original context
+
+# Each of Llama's variations at least once, by the options of tests/support/tiny_model.h.
+TINY_MODELS = {
+    "tied": {},
+    "untied_biased_llama3": {
+        **{"seed": 2, "tied": False, "attention_bias": True, "mlp_bias": True, "rope_scaling": "llama3"},
+        **{"dtype": "BF16", "vocab": 300, "norm_eps": 1e-6, "rope_base": 500000.0},
+    },
+    "linear_three_groups": {
+        **{"seed": 3, "layers": 3, "hidden": 96, "heads": 6, "kv_heads": 2, "head_dim": 32, "ffn": 160},
+        **{"rope_scaling": "linear", "dtype": "F16"},
+    },
+    # Heads wider than hidden / heads, and as many for keys as for queries.
+    "wide_heads": {"seed": 4, "layers": 1, "hidden": 48, "heads": 2, "kv_heads": 2, "head_dim": 64, "tied": False},
+}
 
 
 def describe_logits(logits: torch.Tensor, samples: int, digits: int) -> dict:
@@ -59,7 +78,30 @@ def make_smollm2(gguf_file: pathlib.Path, folder: pathlib.Path) -> None:
         "ids_sha256": ids_sha256(ids),
         **describe_logits(logits_of(load_model(gguf_file), ids), samples=8, digits=4),
     }
-    write_golden(folder / "smollm2_logits.json", "tools/make_goldens.py", content)
+    write_golden(folder / "smollm2_logits.json", "./dev parity --remake", content)
+
+
+def tiny_golden_name(name: str) -> str:
+    return f"logits_{name}.json"
+
+
+def make_tiny(name: str, folder: pathlib.Path) -> None:
+    options = TINY_MODELS[name]
+    model = TinyModel(TinyModelOptions(**options))
+    ids = [(37 * i * i + 11 * i + 5) % model.options.vocab for i in range(TINY_TOKENS)]
+    with tempfile.TemporaryDirectory() as model_folder:
+        model.write_hugging_face(model_folder)
+        reference = transformers.AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32).eval()
+        logits = logits_of(reference, ids)
+    content = {"options": options, "ids_sha256": ids_sha256(ids), "ids": ids}
+    described = describe_logits(logits, samples=16, digits=5)
+    write_golden(folder / tiny_golden_name(name), "./dev parity --remake", {**content, **described})
+
+
+def make_all(gguf_file: pathlib.Path, folder: pathlib.Path) -> None:
+    for name in TINY_MODELS:
+        make_tiny(name, folder)
+    make_smollm2(gguf_file, folder)
 
 
 def main() -> None:
@@ -70,7 +112,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.text:
         make_demo_tokens(args.model, args.text, args.output)
-    make_smollm2(args.model, args.output)
+    make_all(args.model, args.output)
 
 
 if __name__ == "__main__":

@@ -133,7 +133,7 @@ def check_tool(arguments: list[str]) -> Findings:
 
 
 def remake(folder: pathlib.Path, paths: Paths) -> None:
-    make_goldens.make_smollm2(paths.model, folder)
+    make_goldens.make_all(paths.model, folder)
     fake_quant_reference.make(paths.model, folder / "fake_quant_ppl.json")
     with open(folder / "dequant.json", "w") as output:
         subprocess.run([sys.executable, str(ROOT / "tools" / "make_dequant_goldens.py")], stdout=output, check=True)
@@ -142,6 +142,7 @@ def remake(folder: pathlib.Path, paths: Paths) -> None:
 def checks(paths: Paths) -> Iterator[tuple[str, Findings]]:
     """Findings are generators: nothing runs before it is asked for."""
     comparisons = {
+        **{make_goldens.tiny_golden_name(name): compare_logits for name in make_goldens.TINY_MODELS},
         "smollm2_logits.json": compare_logits,
         "fake_quant_ppl.json": compare_fake_quant,
         "dequant.json": compare_exactly,
