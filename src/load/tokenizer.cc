@@ -191,16 +191,19 @@ struct Tokenizer::Impl {
     model = make_token_model(spec, bytes);
   }
 
-  void add(size_t index) {
-    const AddedToken& token = spec.added[index];
+  void add(size_t index_in_spec) {
+    const AddedToken& token = spec.added[index_in_spec];
     check_id(spec, token.id, "added");
     if (token.id < 0) fail(ErrorCode::kCorruptFile, "tokenizer: an added token has no id");
     const auto id = static_cast<size_t>(token.id);
-    const auto value = static_cast<int32_t>(index);
+    const auto value = static_cast<int32_t>(index_in_spec);
     if (prints_as_nothing(spec.token_kinds[id])) {
       raw_added.insert(spec.tokens[id], value, true);
     } else if (token.normalized) {
-      normalized_added.insert(normalizer.apply(spec.tokens[id]), value, false);
+      const std::string normalized = normalizer.apply(spec.tokens[id]);
+      normalized_added.insert(normalized, value, false);
+      bytes[id] =
+          spec.kind == TokenizerKind::kByteLevelBpe ? normalized : spaces_from_markers(normalized);
     } else {
       raw_added.insert(spec.tokens[id], value, false);
     }
