@@ -1,0 +1,628 @@
+// Included once per instruction set by row_kernels_<isa>.cc, which defines LOWKEY_KERNEL_NAMESPACE
+// and is compiled with that set's flags. Nothing but intrinsics and plain data may be included
+// here: an inline function compiled with AVX-512 flags could be the copy the linker keeps for
+// everyone (ODR).
+//
+// A format is a function that yields the next 32 weights of a row as floats in registers
+// (kParts of them); dot products, tiles and unpacking are written once over it. At one input the
+// decoding is what limits (measured on Zen 4, Q4_1: half of memory speed); multiplying codes by
+// 8-bit inputs instead is another kernel behind the same table.
+#include <cstddef>
+#include <cstdint>
+
+#if defined(__F16C__)
+#include <immintrin.h>
+#endif
+
+#include "linear/row_kernels.h"
+
+// Vectors must never cross a call that could be compiled for another instruction set.
+#define LOWKEY_INLINE inline __attribute__((always_inline))
+
+namespace lowkey {
+namespace LOWKEY_KERNEL_NAMESPACE {
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int kWidth = 16;
+#elif defined(__AVX2__)
+constexpr int kWidth = 8;
+#else
+constexpr int kWidth = 4;
+#endif
+constexpr int kParts = kGroupColumns / kWidth;
+
+// Register tiles: weight rows x inputs, for one input and for several.
+#if defined(__AVX512F__)
+constexpr int kRowsAlone = 4;
+constexpr int kRowsShared = 2;
+constexpr int kInputsShared = 4;
+#elif defined(__AVX2__)
+constexpr int kRowsAlone = 2;
+constexpr int kRowsShared = 1;
+constexpr int kInputsShared = 2;
+#else
+constexpr int kRowsAlone = 1;
+constexpr int kRowsShared = 1;
+constexpr int kInputsShared = 1;
+#endif
+
+typedef float F32 __attribute__((vector_size(kWidth * 4)));
+typedef float F32U __attribute__((vector_size(kWidth * 4), aligned(1), may_alias));
+typedef int32_t I32 __attribute__((vector_size(kWidth * 4)));
+typedef uint32_t U32 __attribute__((vector_size(kWidth * 4)));
+
+LOWKEY_INLINE F32 load_f32(const void* p) {
+  return *static_cast<const F32U*>(p);
+}
+LOWKEY_INLINE void store_f32(float* p, F32 x) {
+  *reinterpret_cast<F32U*>(p) = x;
+}
+LOWKEY_INLINE F32 splat(float x) {
+  return x - F32{};  // x + 0 would be an addition: it changes -0
+}
+LOWKEY_INLINE F32 to_float(I32 x) {
+  return __builtin_convertvector(x, F32);
+}
+
+// Local copies of core/half.h's scalar conversions: see the note at the top.
+LOWKEY_INLINE float half_at(const uint8_t* p) {
+  uint16_t bits;
+  __builtin_memcpy(&bits, p, 2);
+#if defined(__F16C__)
+  return _cvtsh_ss(bits);
+#else
+  const uint32_t sign = static_cast<uint32_t>(bits & 0x8000u) << 16;
+  const uint32_t exponent = (bits >> 10) & 0x1fu;
+  const uint32_t mantissa = bits & 0x3ffu;
+  uint32_t result = sign | ((exponent + 112) << 23) | (mantissa << 13);
+  if (exponent == 0x1f) result = sign | 0x7f800000u | (mantissa << 13);
+  float value;
+  if (exponent == 0) {
+    value = static_cast<float>(mantissa) * 0x1p-24f;
+    return sign ? -value : value;
+  }
+  __builtin_memcpy(&value, &result, 4);
+  return value;
+#endif
+}
+
+// The primitives that differ: kWidth bytes or 16-bit values widened, fused multiply-add, and the
+// sum of a register's lanes as a tree (lane i with i + n/2, then i + n/4, ...).
+// maskz forms where GCC 12 warns about the unmasked form's own "undefined" operand.
+#if defined(__AVX512F__)
+LOWKEY_INLINE I32 widen_u8(const uint8_t* p) {
+  return reinterpret_cast<I32>(
+      _mm512_maskz_cvtepu8_epi32(0xffff, _mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+}
+LOWKEY_INLINE I32 widen_i8(const uint8_t* p) {
+  return reinterpret_cast<I32>(
+      _mm512_maskz_cvtepi8_epi32(0xffff, _mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+}
+LOWKEY_INLINE F32 load_bf16(const uint8_t* p) {
+  const __m512i wide =
+      _mm512_maskz_cvtepu16_epi32(0xffff, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+  return reinterpret_cast<F32>(reinterpret_cast<U32>(wide) << 16);
+}
+LOWKEY_INLINE F32 load_f16(const uint8_t* p) {
+  return _mm512_maskz_cvtph_ps(0xffff, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+}
+LOWKEY_INLINE F32 fused(F32 a, F32 b, F32 c) {
+  return _mm512_fmadd_ps(a, b, c);
+}
+LOWKEY_INLINE __m256 fold_to_256(F32 x) {
+  const auto doubles = reinterpret_cast<__m512d>(x);
+  return _mm256_castpd_ps(_mm512_maskz_extractf64x4_pd(0xff, doubles, 0)) +
+         _mm256_castpd_ps(_mm512_maskz_extractf64x4_pd(0xff, doubles, 1));
+}
+#elif defined(__AVX2__)
+LOWKEY_INLINE I32 widen_u8(const uint8_t* p) {
+  return reinterpret_cast<I32>(
+      _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
+}
+LOWKEY_INLINE I32 widen_i8(const uint8_t* p) {
+  return reinterpret_cast<I32>(
+      _mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
+}
+LOWKEY_INLINE F32 load_bf16(const uint8_t* p) {
+  const __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  return reinterpret_cast<F32>(reinterpret_cast<U32>(wide) << 16);
+}
+LOWKEY_INLINE F32 load_f16(const uint8_t* p) {
+  return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+}
+LOWKEY_INLINE F32 fused(F32 a, F32 b, F32 c) {
+  return _mm256_fmadd_ps(a, b, c);
+}
+LOWKEY_INLINE __m256 fold_to_256(F32 x) {
+  return x;
+}
+#else
+LOWKEY_INLINE I32 widen_u8(const uint8_t* p) {
+  I32 result;
+  for (int i = 0; i < kWidth; ++i) result[i] = p[i];
+  return result;
+}
+LOWKEY_INLINE I32 widen_i8(const uint8_t* p) {
+  I32 result;
+  for (int i = 0; i < kWidth; ++i) result[i] = static_cast<int8_t>(p[i]);
+  return result;
+}
+LOWKEY_INLINE F32 load_bf16(const uint8_t* p) {
+  U32 bits;
+  for (int i = 0; i < kWidth; ++i) {
+    bits[i] = (static_cast<uint32_t>(p[2 * i]) | static_cast<uint32_t>(p[2 * i + 1]) << 8) << 16;
+  }
+  return reinterpret_cast<F32>(bits);
+}
+LOWKEY_INLINE F32 load_f16(const uint8_t* p) {
+  F32 result;
+  for (int i = 0; i < kWidth; ++i) result[i] = half_at(p + 2 * i);
+  return result;
+}
+LOWKEY_INLINE F32 fused(F32 a, F32 b, F32 c) {
+  return a * b + c;
+}
+#endif
+
+LOWKEY_INLINE float lane_sum(F32 x) {
+#if defined(__AVX2__)
+  const __m256 eight = fold_to_256(x);
+  const __m128 four = _mm256_castps256_ps128(eight) + _mm256_extractf128_ps(eight, 1);
+  const __m128 two = four + _mm_movehl_ps(four, four);
+  return two[0] + two[1];
+#else
+  return (x[0] + x[2]) + (x[1] + x[3]);
+#endif
+}
+
+// 32 weights, or 32 running sums.
+struct Group {
+  F32 part[kParts];
+};
+
+LOWKEY_INLINE float tree_sum(Group sums) {
+#pragma GCC unroll 8
+  for (int n = kParts / 2; n > 0; n /= 2) {
+#pragma GCC unroll 8
+    for (int i = 0; i < n; ++i) sums.part[i] += sums.part[i + n];
+  }
+  return lane_sum(sums.part[0]);
+}
+
+// -------- formats. load(row, g): weights [32 g, 32 g + 32) of the row, computed exactly as
+// load/tensor.cc does, whose comments describe the blocks.
+
+template <F32 (*load_part)(const uint8_t*), int kBytes>
+struct Plain {
+  static constexpr bool kHasTail = true;
+  static LOWKEY_INLINE Group load(const uint8_t* row, int64_t g) {
+    const uint8_t* p = row + g * kGroupColumns * kBytes;
+    Group group;
+#pragma GCC unroll 8
+    for (int i = 0; i < kParts; ++i) group.part[i] = load_part(p + i * kWidth * kBytes);
+    return group;
+  }
+  // The last, incomplete group: `count` weights, then zeros.
+  static LOWKEY_INLINE Group load_tail(const uint8_t* row, int64_t g, int64_t count) {
+    uint8_t padded[kGroupColumns * kBytes] = {};
+    __builtin_memcpy(padded, row + g * kGroupColumns * kBytes, static_cast<size_t>(count) * kBytes);
+    return load(padded, 0);
+  }
+};
+
+LOWKEY_INLINE F32 load_f32_bytes(const uint8_t* p) {
+  return load_f32(p);
+}
+
+// Codes 0-15 of a 32-element block in the low nibbles of 16 bytes, 16-31 in the high ones.
+LOWKEY_INLINE void split_nibbles(const uint8_t* codes, I32 (&out)[kParts]) {
+#pragma GCC unroll 8
+  for (int i = 0; i < kParts / 2; ++i) {
+    const I32 bytes = widen_u8(codes + i * kWidth);
+    out[i] = bytes & 15;
+    out[i + kParts / 2] = bytes >> 4;
+  }
+}
+
+// Puts bit i of `high` on top of the four bits of code i.
+LOWKEY_INLINE void add_fifth_bits(const uint8_t* high, I32 (&codes)[kParts]) {
+  uint32_t bits;
+  __builtin_memcpy(&bits, high, 4);
+  U32 lane;
+  for (int i = 0; i < kWidth; ++i) lane[i] = static_cast<uint32_t>(i);
+#pragma GCC unroll 8
+  for (int i = 0; i < kParts; ++i) {
+    const U32 bit = ((U32{} + (bits >> (i * kWidth))) >> lane) & 1u;
+    codes[i] |= reinterpret_cast<I32>(bit << 4);
+  }
+}
+
+LOWKEY_INLINE Group scaled(const I32 (&codes)[kParts], int offset, float scale) {
+  Group group;
+#pragma GCC unroll 8
+  for (int i = 0; i < kParts; ++i) group.part[i] = splat(scale) * to_float(codes[i] - offset);
+  return group;
+}
+
+LOWKEY_INLINE Group scaled_plus(const I32 (&codes)[kParts], float scale, float minimum) {
+  Group group;
+#pragma GCC unroll 8
+  for (int i = 0; i < kParts; ++i) {
+    group.part[i] = splat(scale) * to_float(codes[i]) + splat(minimum);
+  }
+  return group;
+}
+
+struct Q4_0 {
+  static constexpr bool kHasTail = false;
+  static LOWKEY_INLINE Group load(const uint8_t* row, int64_t g) {
+    const uint8_t* block = row + g * 18;
+    I32 codes[kParts];
+    split_nibbles(block + 2, codes);
+    return scaled(codes, 8, half_at(block));
+  }
+};
+
+struct Q4_1 {
+  static constexpr bool kHasTail = false;
+  static LOWKEY_INLINE Group load(const uint8_t* row, int64_t g) {
+    const uint8_t* block = row + g * 20;
+    I32 codes[kParts];
+    split_nibbles(block + 4, codes);
+    return scaled_plus(codes, half_at(block), half_at(block + 2));
+  }
+};
+
+struct Q5_0 {
+  static constexpr bool kHasTail = false;
+  static LOWKEY_INLINE Group load(const uint8_t* row, int64_t g) {
+    const uint8_t* block = row + g * 22;
+    I32 codes[kParts];
+    split_nibbles(block + 6, codes);
+    add_fifth_bits(block + 2, codes);
+    return scaled(codes, 16, half_at(block));
+  }
+};
+
+struct Q5_1 {
+  static constexpr bool kHasTail = false;
+  static LOWKEY_INLINE Group load(const uint8_t* row, int64_t g) {
+    const uint8_t* block = row + g * 24;
+    I32 codes[kParts];
+    split_nibbles(block + 8, codes);
+    add_fifth_bits(block + 4, codes);
+    return scaled_plus(codes, half_at(block), half_at(block + 2));
+  }
+};
+
+struct Q8_0 {
+  static constexpr bool kHasTail = false;
+  static LOWKEY_INLINE Group load(const uint8_t* row, int64_t g) {
+    const uint8_t* block = row + g * 34;
+    const F32 scale = splat(half_at(block));
+    Group group;
+#pragma GCC unroll 8
+    for (int i = 0; i < kParts; ++i) {
+      group.part[i] = scale * to_float(widen_i8(block + 2 + i * kWidth));
+    }
+    return group;
+  }
+};
+
+// Q4_K and Q5_K: the 6-bit scale and minimum of 32 elements, times the block's.
+struct ScaleMin {
+  float scale, minimum;
+};
+
+LOWKEY_INLINE ScaleMin k_scale_min(const uint8_t* block, int64_t pair) {
+  const uint8_t* packed = block + 4;
+  int s, m;
+  if (pair < 4) {
+    s = packed[pair] & 63;
+    m = packed[pair + 4] & 63;
+  } else {
+    s = (packed[pair + 4] & 15) | (packed[pair - 4] >> 6) << 4;
+    m = (packed[pair + 4] >> 4) | (packed[pair] >> 6) << 4;
+  }
+  return {half_at(block) * static_cast<float>(s), half_at(block + 2) * static_cast<float>(m)};
+}
+
+LOWKEY_INLINE Group scaled_minus(const I32 (&codes)[kParts], ScaleMin by) {
+  Group group;
+#pragma GCC unroll 8
+  for (int i = 0; i < kParts; ++i) {
+    group.part[i] = splat(by.scale) * to_float(codes[i]) - splat(by.minimum);
+  }
+  return group;
+}
+
+struct Q4_K {
+  static constexpr bool kHasTail = false;
+  static LOWKEY_INLINE Group load(const uint8_t* row, int64_t g) {
+    const uint8_t* block = row + g / 8 * 144;
+    const int64_t pair = g % 8;
+    const uint8_t* bytes = block + 16 + pair / 2 * 32;
+    const int shift = pair % 2 * 4;
+    I32 codes[kParts];
+#pragma GCC unroll 8
+    for (int i = 0; i < kParts; ++i) codes[i] = (widen_u8(bytes + i * kWidth) >> shift) & 15;
+    return scaled_minus(codes, k_scale_min(block, pair));
+  }
+};
+
+struct Q5_K {
+  static constexpr bool kHasTail = false;
+  static LOWKEY_INLINE Group load(const uint8_t* row, int64_t g) {
+    const uint8_t* block = row + g / 8 * 176;
+    const int64_t pair = g % 8;
+    const uint8_t* high_bits = block + 16;
+    const uint8_t* bytes = block + 48 + pair / 2 * 32;
+    const int shift = pair % 2 * 4;
+    const int high_shift = static_cast<int>(pair);
+    I32 codes[kParts];
+#pragma GCC unroll 8
+    for (int i = 0; i < kParts; ++i) {
+      const I32 high = (widen_u8(high_bits + i * kWidth) >> high_shift) & 1;
+      codes[i] = ((widen_u8(bytes + i * kWidth) >> shift) & 15) | (high << 4);
+    }
+    return scaled_minus(codes, k_scale_min(block, pair));
+  }
+};
+
+struct Q6_K {
+  static constexpr bool kHasTail = false;
+  static LOWKEY_INLINE Group load(const uint8_t* row, int64_t g) {
+    const uint8_t* block = row + g / 8 * 210;
+    const int64_t half = g % 8 / 4;
+    const int run = static_cast<int>(g % 4);
+    const uint8_t* bytes = block + half * 64 + run % 2 * 32;
+    const uint8_t* high_bits = block + 128 + half * 32;
+    const uint8_t* scales = block + 192 + half * 8 + 2 * run;
+    const float scale = half_at(block + 208);
+    const int shift = run / 2 * 4;
+    Group group;
+#pragma GCC unroll 8
+    for (int i = 0; i < kParts; ++i) {
+      const I32 low = (widen_u8(bytes + i * kWidth) >> shift) & 15;
+      const I32 high = (widen_u8(high_bits + i * kWidth) >> (2 * run)) & 3;
+      const float s = scale * static_cast<float>(static_cast<int8_t>(scales[i * kWidth / 16]));
+      group.part[i] = splat(s) * to_float((low | (high << 4)) - 32);
+    }
+    return group;
+  }
+};
+
+// -------- dot products
+
+template <typename Format, int kRows, int kInputs>
+LOWKEY_INLINE void dot_tile(const DotArgs& a, int64_t row, int64_t input) {
+  const uint8_t* weights[kRows];
+  for (int r = 0; r < kRows; ++r) {
+    weights[r] = reinterpret_cast<const uint8_t*>(a.weights) + (row + r) * a.row_bytes;
+  }
+  const float* x = a.x + input * a.x_stride;
+  Group sums[kRows][kInputs] = {};
+  const auto accumulate = [&](const Group& w, Group(&sum)[kInputs], int64_t g)
+      __attribute__((always_inline)) {
+#pragma GCC unroll 8
+    for (int i = 0; i < kInputs; ++i) {
+#pragma GCC unroll 8
+      for (int p = 0; p < kParts; ++p) {
+        const F32 values = load_f32(x + i * a.x_stride + g * kGroupColumns + p * kWidth);
+        sum[i].part[p] = fused(w.part[p], values, sum[i].part[p]);
+      }
+    }
+  };
+  const int64_t groups = a.cols / kGroupColumns;
+  for (int64_t g = 0; g < groups; ++g) {
+#pragma GCC unroll 8
+    for (int r = 0; r < kRows; ++r) accumulate(Format::load(weights[r], g), sums[r], g);
+  }
+  if constexpr (Format::kHasTail) {
+    const int64_t tail = a.cols - groups * kGroupColumns;
+    if (tail > 0) {
+#pragma GCC unroll 8
+      for (int r = 0; r < kRows; ++r) {
+        accumulate(Format::load_tail(weights[r], groups, tail), sums[r], groups);
+      }
+    }
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < kRows; ++r) {
+    const float bias = a.bias ? a.bias[row + r] : 0.0f;
+#pragma GCC unroll 8
+    for (int i = 0; i < kInputs; ++i) {
+      a.y[(input + i) * a.y_stride + row + r] = tree_sum(sums[r][i]) + bias;
+    }
+  }
+}
+
+// The inputs from `input` on that are fewer than a full tile.
+template <typename Format, int kRows, int kInputs>
+LOWKEY_INLINE void dot_rest(const DotArgs& a, int64_t row, int64_t input) {
+  if constexpr (kInputs > 0) {
+    if (a.num_inputs - input == kInputs) {
+      dot_tile<Format, kRows, kInputs>(a, row, input);
+    } else {
+      dot_rest<Format, kRows, kInputs - 1>(a, row, input);
+    }
+  }
+}
+
+template <typename Format, int kRows>
+LOWKEY_INLINE void dot_shared(const DotArgs& a, int64_t row) {
+  int64_t input = 0;
+  for (; input + kInputsShared <= a.num_inputs; input += kInputsShared) {
+    dot_tile<Format, kRows, kInputsShared>(a, row, input);
+  }
+  dot_rest<Format, kRows, kInputsShared - 1>(a, row, input);
+}
+
+template <typename Format>
+void dot(const DotArgs& a) noexcept {
+  int64_t row = 0;
+  if (a.num_inputs == 1) {
+    for (; row + kRowsAlone <= a.num_rows; row += kRowsAlone) {
+      dot_tile<Format, kRowsAlone, 1>(a, row, 0);
+    }
+    for (; row < a.num_rows; ++row) dot_tile<Format, 1, 1>(a, row, 0);
+    return;
+  }
+  for (; row + kRowsShared <= a.num_rows; row += kRowsShared) {
+    dot_shared<Format, kRowsShared>(a, row);
+  }
+  for (; row < a.num_rows; ++row) dot_shared<Format, 1>(a, row);
+}
+
+template <typename Format>
+void to_f32(const std::byte* row, int64_t cols, float* out) noexcept {
+  const auto* bytes = reinterpret_cast<const uint8_t*>(row);
+  const int64_t groups = cols / kGroupColumns;
+  for (int64_t g = 0; g < groups; ++g) {
+    const Group group = Format::load(bytes, g);
+#pragma GCC unroll 8
+    for (int i = 0; i < kParts; ++i) {
+      store_f32(out + g * kGroupColumns + i * kWidth, group.part[i]);
+    }
+  }
+  if constexpr (Format::kHasTail) {
+    const int64_t tail = cols - groups * kGroupColumns;
+    if (tail > 0) {
+      const Group group = Format::load_tail(bytes, groups, tail);
+      __builtin_memcpy(out + groups * kGroupColumns, &group,
+                       static_cast<size_t>(tail) * sizeof(float));
+    }
+  }
+}
+
+// A plain loop, which the compiler turns into vectors of this instruction set.
+void to_bf16(const float* in, int64_t count, BFloat16* out) noexcept {
+  for (int64_t i = 0; i < count; ++i) {
+    uint32_t x;
+    __builtin_memcpy(&x, in + i, 4);
+    const uint32_t rounded = (x + 0x7fffu + ((x >> 16) & 1u)) >> 16;
+    const uint32_t nan = (x >> 16) | 0x40u;
+    out[i].bits = static_cast<uint16_t>((x & 0x7fffffffu) > 0x7f800000u ? nan : rounded);
+  }
+}
+
+// -------- elementwise
+
+// Calls f on kWidth elements at a time, then on what is left, padded with zeros.
+// in0 [+ in1] -> out; f must map zeros to something finite.
+template <typename F>
+LOWKEY_INLINE void for_each_part(const float* in0, const float* in1, float* out, int64_t count,
+                                 F f) {
+  int64_t i = 0;
+  for (; i + kWidth <= count; i += kWidth) {
+    store_f32(out + i, f(load_f32(in0 + i), load_f32(in1 + i)));
+  }
+  if (i == count) return;
+  const auto bytes = static_cast<size_t>(count - i) * sizeof(float);
+  float a[kWidth] = {}, b[kWidth] = {};
+  __builtin_memcpy(a, in0 + i, bytes);
+  __builtin_memcpy(b, in1 + i, bytes);
+  store_f32(a, f(load_f32(a), load_f32(b)));
+  __builtin_memcpy(out + i, a, bytes);
+}
+
+void rms_norm(const float* x, const float* weight, float eps, int64_t cols, float* out) noexcept {
+  Group sums = {};
+  int64_t i = 0;
+  for (; i + kGroupColumns <= cols; i += kGroupColumns) {
+#pragma GCC unroll 8
+    for (int p = 0; p < kParts; ++p) {
+      const F32 values = load_f32(x + i + p * kWidth);
+      sums.part[p] = fused(values, values, sums.part[p]);
+    }
+  }
+  float sum = tree_sum(sums);
+  for (; i < cols; ++i) sum += x[i] * x[i];
+  const float factor = 1.0f / __builtin_sqrtf(sum / static_cast<float>(cols) + eps);
+  for_each_part(
+      x, weight, out,
+      cols, [&](F32 a, F32 w) __attribute__((always_inline)) { return a * splat(factor) * w; });
+}
+
+// exp(x) for x <= 0, as in attention/: 2^n times Cephes' degree-6 polynomial. Relative error below
+// 2e-7 on [-87, 0]; anything smaller gives 0.
+LOWKEY_INLINE F32 exp_nonpositive(F32 x) {
+  const F32 lowest = splat(-87.0f);
+  const F32 clamped = x > lowest ? x : lowest;
+  const F32 magic = splat(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer
+  const F32 n = fused(clamped, splat(1.44269504088896341f), magic) - magic;
+  F32 r = fused(n, splat(-0.693359375f), clamped);
+  r = fused(n, splat(2.12194440e-4f), r);
+  F32 p = splat(1.9875691500e-4f);
+  p = fused(p, r, splat(1.3981999507e-3f));
+  p = fused(p, r, splat(8.3334519073e-3f));
+  p = fused(p, r, splat(4.1665795894e-2f));
+  p = fused(p, r, splat(1.6666665459e-1f));
+  p = fused(p, r, splat(5.0000001201e-1f));
+  p = fused(p * r, r, r) + splat(1.0f);
+  const I32 exponent = (__builtin_convertvector(n, I32) + 127) << 23;
+  const F32 result = p * reinterpret_cast<F32>(exponent);
+  return x > lowest ? result : F32{};
+}
+
+// sigmoid(x) from t = exp(-|x|), which never overflows: 1 / (1 + t) or t / (1 + t). The final
+// product with x keeps NaN.
+void silu_mul(float* gate, const float* up, int64_t count) noexcept {
+  for_each_part(
+      gate, up, gate, count, [](F32 x, F32 y) __attribute__((always_inline)) {
+        const F32 t = exp_nonpositive(x > F32{} ? -x : x);
+        const F32 numerator = x > F32{} ? splat(1.0f) : t;
+        return x * (numerator / (splat(1.0f) + t)) * y;
+      });
+}
+
+void add(float* x, const float* y, int64_t count) noexcept {
+  for_each_part(
+      x, y, x, count, [](F32 a, F32 b) __attribute__((always_inline)) { return a + b; });
+}
+
+void rotate(float* head, const float* cos, const float* sin, int64_t half_dim) noexcept {
+  float* __restrict low = head;
+  float* __restrict high = head + half_dim;
+  for (int64_t c = 0; c < half_dim; ++c) {
+    const float a = low[c];
+    const float b = high[c];
+    low[c] = a * cos[c] - b * sin[c];
+    high[c] = b * cos[c] + a * sin[c];
+  }
+}
+
+template <typename Format>
+constexpr FormatKernels format_kernels() {
+  return {dot<Format>, to_f32<Format>};
+}
+
+}  // namespace
+
+const RowKernels& table() {
+  static constexpr RowKernels kTable = {
+      {{
+          format_kernels<Plain<load_f32_bytes, 4>>(),
+          format_kernels<Plain<load_f16, 2>>(),
+          format_kernels<Plain<load_bf16, 2>>(),
+          format_kernels<Q4_0>(),
+          format_kernels<Q4_1>(),
+          format_kernels<Q5_0>(),
+          format_kernels<Q5_1>(),
+          format_kernels<Q8_0>(),
+          format_kernels<Q4_K>(),
+          format_kernels<Q5_K>(),
+          format_kernels<Q6_K>(),
+      }},
+      to_bf16,
+      rms_norm,
+      silu_mul,
+      add,
+      rotate,
+  };
+  return kTable;
+}
+
+}  // namespace LOWKEY_KERNEL_NAMESPACE
+}  // namespace lowkey
