@@ -442,6 +442,12 @@ void KvSequence::save_point() {
   s.save_points.push_back({length, s.windows.copy(BufferUse::kSavePoint)});
 }
 
+void KvSequence::drop_save_points(size_t keep) {
+  auto& points = impl_->save_points;
+  if (points.size() <= keep) return;
+  points.erase(points.begin(), points.end() - static_cast<std::ptrdiff_t>(keep));
+}
+
 int64_t KvSequence::nearest_restorable(int64_t length) const {
   length = std::min(length, impl_->min_length());
   while (length > 0 && !impl_->restorable(length)) --length;

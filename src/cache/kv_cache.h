@@ -107,6 +107,8 @@ class KvSequence {
 
   // Sets the exact windows aside, so that truncate() can come back to the present length later.
   void save_point();
+  // Gives up all save points but the newest `keep`.
+  void drop_save_points(size_t keep);
   // The longest length <= `length` to which truncate() can go back.
   int64_t nearest_restorable(int64_t length) const;
   // Forgets tokens beyond `length`. False, changing nothing, if that state no longer exists

@@ -193,6 +193,12 @@ TEST(KvCache, SavePointsBringBackWhatPackingForgot) {
   EXPECT_EQ(state_difference(fork, recipe, tokens), "") << "the fork did not notice";
   ASSERT_TRUE(fork.truncate(50)) << "a fork has the save points too";
   EXPECT_EQ(state_difference(fork, recipe, first_of(tokens, 50)), "");
+  append_tokens(fork, recipe, tokens, 50, 90);
+  fork.save_point();
+  fork.drop_save_points(1);
+  append_tokens(fork, recipe, tokens, 90, 120);
+  EXPECT_EQ(fork.nearest_restorable(119), 90);
+  EXPECT_FALSE(fork.truncate(50));
 }
 
 TEST(KvCache, NumbersThatCannotBeStoredAreNamed) {

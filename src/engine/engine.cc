@@ -1,0 +1,71 @@
+#include "engine/engine.h"
+
+#include <algorithm>
+
+#include "core/cpu.h"
+#include "core/error.h"
+
+namespace lowkey {
+
+WeightStorage best_weight_storage() {
+  return cpu_features().avx512_bf16 ? WeightStorage::kBF16 : WeightStorage::kF32;
+}
+
+Engine::Engine(const std::filesystem::path& model, const EngineOptions& options,
+               const ProgressFn& progress)
+    : file_(ModelFile::open(model)), tokenizer_(file_.tokenizer()), pool_(options.threads) {
+  const ModelConfig& config = file_.config();
+  max_context_ = options.max_context == 0 ? config.max_context : options.max_context;
+  if (max_context_ > config.max_context) {
+    fail(ErrorCode::kInvalidArgument, "context of {} tokens: {} was made for at most {}",
+         max_context_, config.name.empty() ? "this model" : config.name, config.max_context);
+  }
+  if (!file_.chat_template().empty()) {
+    auto token_text = [&](int32_t id) {
+      return id >= 0 ? file_.tokenizer().tokens[static_cast<size_t>(id)] : std::string();
+    };
+    template_ =
+        std::make_unique<ChatTemplate>(file_.chat_template(), token_text(file_.tokenizer().bos),
+                                       token_text(file_.tokenizer().eos));
+  }
+  model_ = std::make_unique<Model>(Model::load(file_, options.weights, pool_, progress));
+}
+
+Engine::~Engine() = default;
+
+KvShape Engine::kv_shape() const {
+  const ModelConfig& config = file_.config();
+  return {config.num_layers, config.num_kv_heads, config.head_dim};
+}
+
+std::vector<int32_t> Engine::encode_chat(const std::vector<ChatMessage>& messages) const {
+  if (!template_) {
+    fail(ErrorCode::kUnsupported,
+         "{}: the file has no chat template; use --raw to continue plain text",
+         file_.path().string());
+  }
+  return tokenizer_.encode(template_->render(messages, true), false);
+}
+
+std::vector<int32_t> Engine::encode_text(std::string_view text) const {
+  return tokenizer_.encode(text, SpecialTokens::kParse, true);
+}
+
+void prefill(Model& model, KvSequence& sequence, std::span<const int32_t> tokens, float* hidden,
+             const ProgressFn& progress, std::string_view what) {
+  const auto total = static_cast<int64_t>(tokens.size());
+  // `prefill: exact` lets the prompt attend to itself unquantized, which only one step can do.
+  const bool exact = sequence.cache().recipe().prefill == PrefillMode::kExact;
+  const int64_t chunk = exact ? total : kPrefillChunk;
+  for (int64_t done = 0; done < total; done += chunk) {
+    report(progress, what, done, total);
+    const int64_t count = std::min(chunk, total - done);
+    const StepItem item{&sequence,
+                        tokens.subspan(static_cast<size_t>(done), static_cast<size_t>(count)),
+                        hidden ? RowsWanted::kAll : RowsWanted::kNone};
+    model.forward({&item, 1}, hidden ? hidden + done * model.config().hidden_size : nullptr);
+  }
+  report(progress, what, total, total);
+}
+
+}  // namespace lowkey

@@ -1,0 +1,71 @@
+#pragma once
+// A loaded model with its tokenizer, ready to hold conversations on a quantized cache. One request
+// at a time; the object belongs to one thread (its pool does the rest).
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "cache/kv_cache.h"
+#include "core/progress.h"
+#include "core/threads.h"
+#include "linear/weight_matrix.h"
+#include "load/chat_template.h"
+#include "load/model_file.h"
+#include "load/tokenizer.h"
+#include "model/model.h"
+#include "recipe/recipe.h"
+
+namespace lowkey {
+
+struct EngineOptions {
+  WeightStorage weights = WeightStorage::kBF16;
+  int threads = 0;          // 0: every core the process may use
+  int64_t max_context = 0;  // 0: the model's own
+};
+
+// What this machine multiplies fastest without losing what matters: bf16 where the processor has
+// it, else f32.
+WeightStorage best_weight_storage();
+
+// Prompts are computed in pieces of at most this many tokens: enough for full-speed matrix
+// products, little enough that activations stay small and progress moves.
+inline constexpr int64_t kPrefillChunk = 512;
+
+class Engine {
+ public:
+  // Throws Error as ModelFile::open; kInvalidArgument if max_context is beyond the model's.
+  Engine(const std::filesystem::path& model, const EngineOptions& options,
+         const ProgressFn& progress);
+  ~Engine();
+
+  const ModelFile& file() const { return file_; }
+  const Tokenizer& tokenizer() const { return tokenizer_; }
+  Model& model() { return *model_; }
+  ThreadPool& pool() { return pool_; }
+  int64_t max_context() const { return max_context_; }
+  KvShape kv_shape() const;
+
+  // The conversation as the model's own template writes it, up to where the assistant speaks. A
+  // model without a template is refused: Error kUnsupported, with what to do.
+  std::vector<int32_t> encode_chat(const std::vector<ChatMessage>& messages) const;
+  // Plain text to be continued.
+  std::vector<int32_t> encode_text(std::string_view text) const;
+
+ private:
+  ModelFile file_;
+  Tokenizer tokenizer_;
+  ThreadPool pool_;
+  std::unique_ptr<Model> model_;
+  std::unique_ptr<ChatTemplate> template_;
+  int64_t max_context_ = 0;
+};
+
+// Runs tokens of one sequence through the model in chunks; the hidden states of all of them (after
+// the final norm) go to `hidden` [tokens, hidden_size] if it is not null. Reports `what` per chunk.
+void prefill(Model& model, KvSequence& sequence, std::span<const int32_t> tokens, float* hidden,
+             const ProgressFn& progress, std::string_view what);
+
+}  // namespace lowkey

@@ -1,0 +1,139 @@
+#include "engine/session.h"
+
+#include <algorithm>
+#include <chrono>
+
+#include "core/error.h"
+#include "engine/stop_strings.h"
+
+namespace lowkey {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+constexpr size_t kSavePointsKept = 2;  // each is a copy of the exact windows
+
+double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+}  // namespace
+
+const char* stop_reason_name(StopReason reason) {
+  switch (reason) {
+    case StopReason::kEndOfAnswer: return "end";
+    case StopReason::kStopString: return "stop";
+    case StopReason::kMaxTokens: return "length";
+    case StopReason::kContextFull: return "context";
+    case StopReason::kCancelled: return "cancelled";
+  }
+  return "unknown";
+}
+
+Session::Session(Engine& engine, const ResolvedRecipe& recipe)
+    : engine_(engine),
+      cache_(recipe),
+      sequence_(cache_.new_sequence()),
+      hidden_(static_cast<size_t>(engine.file().config().hidden_size)),
+      logits_(static_cast<size_t>(engine.file().config().vocab_size)) {}
+
+// Goes back to the longest state that is a prefix of the prompt, and says how long it is. At least
+// the prompt's last token is always computed: its logits are wanted.
+int64_t Session::reuse(std::span<const int32_t> prompt) {
+  const size_t most = std::min(tokens_.size(), prompt.size() - 1);
+  size_t common = 0;
+  while (common < most && tokens_[common] == prompt[common]) ++common;
+  const int64_t length = sequence_.nearest_restorable(static_cast<int64_t>(common));
+  LOWKEY_CHECK(sequence_.truncate(length), "length {}", length);
+  tokens_.resize(static_cast<size_t>(length));
+  return length;
+}
+
+// Appends tokens and leaves the logits after the last of them in logits_.
+void Session::feed(std::span<const int32_t> tokens, const ProgressFn& progress) {
+  if (tokens.size() > 1) {
+    prefill(engine_.model(), sequence_, tokens.first(tokens.size() - 1), nullptr, progress,
+            "reading the prompt");
+  }
+  const StepItem last{&sequence_, tokens.last(1), RowsWanted::kLast};
+  engine_.model().forward({&last, 1}, hidden_.data());
+  engine_.model().logits(hidden_.data(), 1, logits_.data());
+  tokens_.insert(tokens_.end(), tokens.begin(), tokens.end());
+}
+
+GenerateResult Session::generate(std::span<const int32_t> prompt, const GenerateOptions& options,
+                                 const std::function<void(std::string_view)>& on_text,
+                                 const ProgressFn& progress) {
+  const int64_t context = engine_.max_context();
+  if (prompt.empty()) fail(ErrorCode::kInvalidArgument, "the prompt is empty");
+  if (static_cast<int64_t>(prompt.size()) >= context) {
+    fail(ErrorCode::kInvalidArgument,
+         "the prompt is {} tokens long and the context holds {}: shorten it, or raise --ctx (this "
+         "model: up to {})",
+         prompt.size(), context, engine_.file().config().max_context);
+  }
+  Sampler sampler(options.sampling);
+  StopStrings stops(options.stop);
+  StreamDecoder decoder(engine_.tokenizer());
+  GenerateResult result;
+  result.prompt_tokens = static_cast<int64_t>(prompt.size());
+  auto show = [&](std::string text) {
+    if (text.empty()) return;
+    result.text += text;
+    if (on_text) on_text(text);
+  };
+  auto cancelled = [&] { return options.cancel && options.cancel->load(); };
+
+  try {
+    const auto prefill_start = Clock::now();
+    result.reused_tokens = reuse(prompt);
+    feed(prompt.subspan(static_cast<size_t>(result.reused_tokens)), progress);
+    // The next turn comes back here if its template writes the answer differently than the model.
+    sequence_.save_point();
+    sequence_.drop_save_points(kSavePointsKept);
+    result.prefill_seconds = seconds_since(prefill_start);
+
+    const auto decode_start = Clock::now();
+    for (;;) {
+      if (cancelled()) {
+        result.reason = StopReason::kCancelled;
+        break;
+      }
+      const int32_t token = sampler.sample(logits_);
+      if (engine_.tokenizer().is_end_of_generation(token)) {
+        result.reason = StopReason::kEndOfAnswer;
+        break;
+      }
+      result.tokens.push_back(token);
+      show(stops.push(decoder.push(token)));
+      if (stops.stopped()) {
+        result.reason = StopReason::kStopString;
+        break;
+      }
+      if (options.max_tokens > 0 &&
+          static_cast<int64_t>(result.tokens.size()) >= options.max_tokens) {
+        result.reason = StopReason::kMaxTokens;
+        break;
+      }
+      if (length() + 1 >= context) {
+        result.reason = StopReason::kContextFull;
+        break;
+      }
+      feed({&token, 1}, {});
+      ++result.decoded_tokens;
+    }
+    result.decode_seconds = seconds_since(decode_start);
+    if (!stops.stopped()) {
+      show(stops.push(decoder.finish()));
+      show(stops.finish());
+    }
+    return result;
+  } catch (...) {
+    // A failed step leaves layers at different lengths; start over rather than guess.
+    sequence_ = cache_.new_sequence();
+    tokens_.clear();
+    throw;
+  }
+}
+
+}  // namespace lowkey

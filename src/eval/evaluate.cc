@@ -1,0 +1,203 @@
+#include "eval/evaluate.h"
+
+#include <algorithm>
+#include <chrono>
+#include <optional>
+
+#include "cache/kv_cache.h"
+#include "core/error.h"
+#include "engine/engine.h"
+#include "recipe/bytes.h"
+
+namespace lowkey {
+namespace {
+
+// Logits of this many positions at a time: with 50,000 tokens in the vocabulary, 25 MB per recipe.
+constexpr int64_t kLogitRows = 128;
+
+struct Arm {
+  ResolvedRecipe recipe;
+  EvaluatedRecipe result;
+  std::vector<PositionScore> scores;
+  std::vector<float> hidden;  // [ctx, hidden_size] of the present window
+  std::vector<float> logits;  // [kLogitRows, vocab_size]
+};
+
+class Evaluator {
+ public:
+  Evaluator(Model& model, std::span<const int32_t> tokens,
+            const std::vector<ResolvedRecipe>& recipes, const EvaluateOptions& options,
+            ThreadPool& pool, const ProgressFn& progress)
+      : model_(model), tokens_(tokens), options_(options), pool_(pool), progress_(progress) {
+    const KvShape& shape = recipes.empty() ? reference_shape() : recipes[0].shape;
+    add_arm(resolve_recipe(parse_recipe("16"), shape));
+    for (const ResolvedRecipe& recipe : recipes) add_arm(recipe);
+  }
+
+  Evaluation run(int64_t num_windows) {
+    total_ = num_windows * static_cast<int64_t>(arms_.size()) * options_.ctx;
+    for (int64_t w = 0; w < num_windows; ++w) window(w);
+    if (options_.decode_tokens > 0) measure_speed();
+    Evaluation evaluation;
+    evaluation.windows = num_windows;
+    for (Arm& arm : arms_) {
+      arm.result.summary = summarize(std::move(arm.scores));
+      evaluation.scored_tokens = arm.result.summary.positions;
+    }
+    evaluation.reference = std::move(arms_[0].result);
+    for (size_t i = 1; i < arms_.size(); ++i) {
+      evaluation.recipes.push_back(std::move(arms_[i].result));
+    }
+    return evaluation;
+  }
+
+ private:
+  KvShape reference_shape() const {
+    const ModelConfig& config = model_.config();
+    return {config.num_layers, config.num_kv_heads, config.head_dim};
+  }
+
+  void add_arm(const ResolvedRecipe& recipe) {
+    Arm arm;
+    arm.recipe = recipe;
+    arm.result.label = recipe.label;
+    arm.result.code_bits = code_bits(recipe);
+    arm.hidden.resize(static_cast<size_t>(options_.ctx * model_.config().hidden_size));
+    arm.logits.resize(static_cast<size_t>(kLogitRows * model_.config().vocab_size));
+    arms_.push_back(std::move(arm));
+  }
+
+  void window(int64_t w) {
+    const int64_t start = w * options_.stride;
+    const auto text =
+        tokens_.subspan(static_cast<size_t>(start), static_cast<size_t>(options_.ctx));
+    for (Arm& arm : arms_) {
+      KvCache cache(arm.recipe);
+      KvSequence sequence = cache.new_sequence();
+      const ProgressFn chunk_progress = [&](std::string_view, int64_t done, int64_t) {
+        report(progress_, "measuring " + arm.result.label, done_ + done, total_);
+      };
+      prefill(model_, sequence, text, arm.hidden.data(), chunk_progress, "");
+      done_ += options_.ctx;
+      account(arm, cache);
+    }
+    const int64_t first_target = w == 0 ? 1 : std::max<int64_t>(1, options_.ctx - options_.stride);
+    score(text, first_target);
+  }
+
+  // Bytes as allocated at depth ctx, checked against the recipe's arithmetic.
+  void account(Arm& arm, const KvCache& cache) const {
+    const int64_t bytes = cache.usage().in_use();
+    LOWKEY_CHECK(bytes == bytes_at(arm.recipe, options_.ctx).total(), "{} bytes allocated", bytes);
+    arm.result.bytes_per_token = static_cast<double>(bytes) / static_cast<double>(options_.ctx);
+    arm.result.stored_bits = stored_bits(arm.recipe, options_.ctx);
+  }
+
+  // Row i predicts token i + 1.
+  void score(std::span<const int32_t> text, int64_t first_target) {
+    const int64_t vocab = model_.config().vocab_size;
+    const int64_t hidden_size = model_.config().hidden_size;
+    for (Arm& arm : arms_) arm.result.window_nll.push_back(0);
+    const size_t base = arms_[0].scores.size();
+    for (Arm& arm : arms_) {
+      arm.scores.resize(base + static_cast<size_t>(options_.ctx - first_target));
+    }
+    for (int64_t row = first_target - 1; row < options_.ctx - 1; row += kLogitRows) {
+      const int64_t count = std::min(kLogitRows, options_.ctx - 1 - row);
+      for (Arm& arm : arms_) {
+        model_.logits(arm.hidden.data() + row * hidden_size, count, arm.logits.data());
+      }
+      pool_.run(count, [&](int64_t i, int) {
+        ReferencePrediction reference;
+        auto logits_of = [&](const Arm& arm) {
+          return std::span(arm.logits)
+              .subspan(static_cast<size_t>(i * vocab), static_cast<size_t>(vocab));
+        };
+        reference.assign(logits_of(arms_[0]));
+        const int32_t target = text[static_cast<size_t>(row + i + 1)];
+        const size_t at = base + static_cast<size_t>(row + i + 1 - first_target);
+        arms_[0].scores[at] = {reference.nll(target), 0, true};
+        for (size_t a = 1; a < arms_.size(); ++a) {
+          arms_[a].scores[at] = reference.compare(logits_of(arms_[a]), target);
+        }
+      });
+    }
+    for (Arm& arm : arms_) {
+      for (size_t i = base; i < arm.scores.size(); ++i)
+        arm.result.window_nll.back() += arm.scores[i].nll;
+    }
+  }
+
+  // Decodes the text's own tokens after a window, recipes taking turns step by step, so that a
+  // machine that slows down slows all of them.
+  void measure_speed() {
+    const auto text = tokens_.first(static_cast<size_t>(options_.ctx));
+    std::vector<std::unique_ptr<KvCache>> caches;
+    std::vector<KvSequence> sequences;
+    for (size_t a = 0; a < arms_.size(); ++a) {
+      report(progress_, "measuring speed", static_cast<int64_t>(a),
+             static_cast<int64_t>(arms_.size()));
+      caches.push_back(std::make_unique<KvCache>(arms_[a].recipe));
+      sequences.push_back(caches.back()->new_sequence());
+      prefill(model_, sequences.back(), text, nullptr, {}, "");
+    }
+    std::vector<float> hidden(static_cast<size_t>(model_.config().hidden_size));
+    std::vector<float> logits(static_cast<size_t>(model_.config().vocab_size));
+    std::vector<double> seconds(arms_.size(), 0.0);
+    for (int64_t step = -1; step < options_.decode_tokens; ++step) {
+      const int32_t token = text[static_cast<size_t>((step + 1) % options_.ctx)];
+      for (size_t a = 0; a < arms_.size(); ++a) {
+        const auto start = std::chrono::steady_clock::now();
+        const StepItem item{&sequences[a], {&token, 1}, RowsWanted::kLast};
+        model_.forward({&item, 1}, hidden.data());
+        model_.logits(hidden.data(), 1, logits.data());
+        const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
+        if (step >= 0) seconds[a] += took.count();  // the first step warms up
+      }
+    }
+    for (size_t a = 0; a < arms_.size(); ++a) {
+      arms_[a].result.tokens_per_second = static_cast<double>(options_.decode_tokens) / seconds[a];
+    }
+  }
+
+  Model& model_;
+  std::span<const int32_t> tokens_;
+  const EvaluateOptions options_;
+  ThreadPool& pool_;
+  const ProgressFn& progress_;
+  std::vector<Arm> arms_;
+  int64_t done_ = 0;
+  int64_t total_ = 0;
+};
+
+}  // namespace
+
+Evaluation evaluate(Model& model, std::span<const int32_t> tokens,
+                    const std::vector<ResolvedRecipe>& recipes, const EvaluateOptions& options,
+                    ThreadPool& pool, const ProgressFn& progress) {
+  EvaluateOptions checked = options;
+  if (checked.stride == 0) checked.stride = checked.ctx;
+  if (checked.ctx < 2 || checked.ctx > model.config().max_context) {
+    fail(ErrorCode::kInvalidArgument, "ctx {}: must be between 2 and the model's {}", checked.ctx,
+         model.config().max_context);
+  }
+  if (checked.stride < 1 || checked.stride > checked.ctx) {
+    fail(ErrorCode::kInvalidArgument, "stride {}: must be between 1 and ctx, {}", checked.stride,
+         checked.ctx);
+  }
+  if (checked.ctx + 1 + checked.decode_tokens > model.config().max_context) {
+    checked.decode_tokens = std::max<int64_t>(0, model.config().max_context - checked.ctx - 1);
+  }
+  const auto count = static_cast<int64_t>(tokens.size());
+  if (count < checked.ctx) {
+    fail(ErrorCode::kInvalidArgument,
+         "the text is {} tokens long, shorter than one window of {}: use a longer text or a "
+         "smaller --ctx",
+         count, checked.ctx);
+  }
+  int64_t windows = (count - checked.ctx) / checked.stride + 1;
+  if (checked.max_windows > 0) windows = std::min(windows, checked.max_windows);
+  return Evaluator(model, tokens, recipes, checked, pool, progress).run(windows);
+}
+
+}  // namespace lowkey
