@@ -1,0 +1,275 @@
+#include "cli.h"
+
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <exception>
+#include <string>
+
+#include "core/error.h"
+#include "units.h"
+
+namespace lowkey {
+namespace {
+
+constexpr const char* kRecipes = R"(Recipes (docs/formats/recipe.md has all of it):
+  16                         unquantized
+  8   8/4   4                per token; keys/values
+  kivi-4   kivi-4/2:r32      keys per channel, values per token, newest 32 tokens exact
+  0-1=16,*=kivi-2+i1         by layers; the first token exact
+  recipe.json                a file
+)";
+
+constexpr const char* kRunExamples = R"(Examples:
+  lowkey run model.gguf                             chat; Ctrl-C stops an answer, Ctrl-D ends
+  lowkey run model.gguf -p "Why is the sky blue?"   one answer
+  lowkey run model.gguf -p "Hi" --kv kivi-2+i1      from a 2-bit cache, first token exact
+  lowkey run ./hf-folder -f story.txt --raw -n 200  continue a text, no chat template
+)";
+
+constexpr const char* kEvalExamples = R"(Examples:
+  lowkey eval model.gguf --kv 8 --kv kivi-4 --kv kivi-2 --text wiki.txt
+  lowkey eval model.gguf --kv front.json --text wiki.txt --ctx 4k --chunks 8
+  lowkey eval model.gguf --kv 4 --text wiki.txt --json results.json
+)";
+
+constexpr const char* kInspectExamples = R"(Examples:
+  lowkey inspect model.gguf                         what it is, and what its KV cache costs
+  lowkey inspect model.gguf --kv kivi-2 --ctx 32k   what that recipe costs at 32,768 tokens
+  lowkey inspect recipe.json --model model.gguf     a recipe, layer by layer, on that model
+  lowkey inspect "0-1=16,*=kivi-4/2:r32"            the same for a short form
+  lowkey inspect tensors.safetensors --json
+)";
+
+std::string footer(const char* examples) {
+  return fmt::format("{}\n{}", kRecipes, examples);
+}
+
+// Checked, but without the bounds in the help, where they would crowd out the words.
+template <typename T>
+CLI::Validator within(T least, T most) {
+  return CLI::Range(least, most).description("");
+}
+
+// An option whose text `parse` reads (nothing: refused with what is `expected`).
+template <typename Target, typename Parse>
+CLI::Option* add_parsed(CLI::App& app, const std::string& name, Target& target, Parse parse,
+                        const std::string& expected, const std::string& description) {
+  return app.add_option_function<std::string>(
+      name,
+      [name, &target, parse, expected](const std::string& text) {
+        const auto value = parse(text);
+        if (!value) {
+          throw CLI::ValidationError(name, fmt::format("'{}' is not {}", text, expected));
+        }
+        target = *value;
+      },
+      description);
+}
+
+template <typename Target>
+CLI::Option* add_count(CLI::App& app, const std::string& name, Target& target,
+                       const std::string& description, int64_t least = 1) {
+  const auto parse = [least](const std::string& text) {
+    const auto count = parse_count(text);
+    return count && *count >= least ? count : std::nullopt;
+  };
+  return add_parsed(app, name, target, parse,
+                    fmt::format("a count of at least {}, such as 4096 or 32k", least), description)
+      ->type_name("N");
+}
+
+CLI::Option* add_weights(CLI::App& app, WeightsOption& target, const char* by_default) {
+  const auto parse = [](const std::string& text) -> std::optional<WeightsOption> {
+    if (text == "auto") return WeightsOption::kAuto;
+    if (text == "f32") return WeightsOption::kF32;
+    if (text == "bf16") return WeightsOption::kBf16;
+    if (text == "file") return WeightsOption::kFile;
+    return std::nullopt;
+  };
+  return add_parsed(app, "--weights", target, parse, "auto, f32, bf16 or file",
+                    fmt::format("auto, f32, bf16, or file (as stored); default {}", by_default))
+      ->type_name("TYPE");
+}
+
+CLI::Option* add_model(CLI::App& app, std::string& target) {
+  return app.add_option("model,-m,--model", target, "a .gguf file or a Hugging Face folder")
+      ->required()
+      ->type_name("MODEL");
+}
+
+// Each --kv takes one recipe and may be given again.
+CLI::Option* add_recipes(CLI::App& app, std::vector<std::string>& target,
+                         const std::string& description) {
+  return app.add_option("--kv", target, description)
+      ->expected(1)
+      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
+      ->type_name("RECIPE");
+}
+
+CLI::Option* add_threads(CLI::App& app, int& target) {
+  return app.add_option("-t,--threads", target, "threads; 0, the default: every core")
+      ->check(within(0, 1024))
+      ->type_name("N");
+}
+
+void add_run(CLI::App& run, RunOptions& options) {
+  run.footer(footer(kRunExamples));
+  add_model(run, options.model);
+  auto* prompt = run.add_option("-p,--prompt", options.prompt, "answer this; without it: a chat")
+                     ->type_name("TEXT");
+  run.add_option("-f,--file", options.prompt_file, "the prompt from a file; - is standard input")
+      ->type_name("FILE")
+      ->excludes(prompt);
+  run.add_option("--kv", options.kv, "how K and V are stored; default 16")->type_name("RECIPE");
+  add_weights(run, options.weights, "auto");
+  add_count(run, "-n,--max-tokens", options.max_tokens,
+            "most tokens to generate; default: until the model ends");
+  add_count(run, "-c,--ctx", options.ctx, "context length; default: the model's");
+  auto* temperature = run.add_option("--temperature,--temp", options.sampling.temperature,
+                                     "0 is greedy; default: the model's, as are the next three")
+                          ->check(within(0.0, 100.0))
+                          ->type_name("X");
+  run.add_option("--top-k", options.sampling.top_k, "sample from the K likeliest; 0: all")
+      ->check(within(0, 1 << 24))
+      ->type_name("K");
+  run.add_option("--top-p", options.sampling.top_p, "from the likeliest that sum to P")
+      ->check(within(0.0, 1.0))
+      ->type_name("P");
+  run.add_option("--min-p", options.sampling.min_p, "from those at least P times the likeliest")
+      ->check(within(0.0, 1.0))
+      ->type_name("P");
+  run.add_option("-s,--seed", options.sampling.seed, "the same seed gives the same text")
+      ->type_name("N");
+  run.add_flag_function(
+         "--greedy", [&options](int64_t) { options.sampling.temperature = 0.0; },
+         "the same as --temperature 0")
+      ->excludes(temperature);
+  run.add_option("--stop", options.stop, "end before this text; may be given again")
+      ->expected(1)
+      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
+      ->type_name("TEXT");
+  run.add_option("--system", options.system, "the system message")->type_name("TEXT");
+  run.add_flag("--raw", options.raw, "the prompt as it is, without the model's chat template");
+  add_threads(run, options.threads);
+  run.add_flag("-v,--verbose", options.verbose, "which kernels and formats are used, on stderr");
+  run.add_flag("--json", options.json, "one JSON object with the text and its figures");
+  run.add_flag("--no-color", options.no_color, "no colours (also: NO_COLOR)");
+}
+
+void add_eval(CLI::App& eval, EvalOptions& options) {
+  eval.footer(footer(kEvalExamples));
+  add_model(eval, options.model);
+  add_recipes(eval, options.kv, "measure this, besides 16, the reference; may be given again");
+  eval.add_option("--text", options.text, "the text to measure on, UTF-8 (also: LOWKEY_TEXT)")
+      ->envname("LOWKEY_TEXT")
+      ->required()
+      ->type_name("FILE");
+  add_count(eval, "-c,--ctx", options.ctx, "tokens of a chunk; default 1024", 2);
+  add_count(eval, "--stride", options.stride,
+            "tokens from one chunk to the next; default: --ctx, no overlap");
+  add_count(eval, "--chunks", options.chunks, "at most so many chunks");
+  add_count(eval, "--tokens", options.tokens, "at most so many tokens of the text");
+  add_weights(eval, options.weights, "f32");
+  add_count(eval, "--decode-tokens", options.decode_tokens,
+            "tokens decoded for the speed column; 0: no such column; default 128", 0);
+  add_threads(eval, options.threads);
+  eval.add_option("--json", options.json_file, "also write one object per recipe to this file")
+      ->type_name("FILE");
+  eval.add_flag("-v,--verbose", options.verbose, "which kernels and formats are used, on stderr");
+  eval.add_flag("--no-color", options.no_color, "no colours (also: NO_COLOR)");
+}
+
+void add_inspect(CLI::App& inspect, InspectOptions& options) {
+  inspect.footer(footer(kInspectExamples));
+  inspect
+      .add_option("path", options.path,
+                  "a .gguf or .safetensors file, a Hugging Face folder, a recipe")
+      ->required()
+      ->type_name("PATH");
+  add_recipes(inspect, options.kv, "what this costs on the model; may be given again");
+  add_count(inspect, "-c,--ctx", options.ctx, "count the cache at this length; default 4096");
+  inspect.add_option("-m,--model", options.model, "apply the recipe to this model's shape")
+      ->type_name("MODEL");
+  inspect.add_flag("--json", options.json, "JSON instead of text");
+  inspect.add_flag("--no-color", options.no_color, "no colours (also: NO_COLOR)");
+}
+
+// A message is one line, whatever a file or a library put into it.
+std::string one_line(std::string text) {
+  std::replace_if(
+      text.begin(), text.end(), [](char c) { return c == '\n' || c == '\r'; }, ' ');
+  return text;
+}
+
+template <typename Options>
+int call(const std::string& name, const std::function<int(const Options&)>& verb,
+         const Options& options) {
+  if (!verb) {
+    fail(ErrorCode::kUnsupported,
+         "this build has no '{}': it was configured without libtorch (LOWKEY_TORCH=OFF)", name);
+  }
+  return verb(options);
+}
+
+int parse_and_call(int argc, const char* const* argv, const Verbs& verbs, std::ostream& out,
+                   std::ostream& err) {
+  CLI::App app("Language models with 2-8-bit key/value caches.", "lowkey");
+  app.set_version_flag("--version", std::string("lowkey ") + LOWKEY_VERSION);
+  app.require_subcommand(1);
+  app.footer("'lowkey VERB --help' shows a verb's options and examples.\n");
+  RunOptions run_options;
+  EvalOptions eval_options;
+  InspectOptions inspect_options;
+  CLI::App& run = *app.add_subcommand("run", "generate or chat from a quantized cache");
+  CLI::App& eval =
+      *app.add_subcommand("eval", "one table: what each precision costs in quality and memory");
+  CLI::App& inspect =
+      *app.add_subcommand("inspect", "what a model, a tensor file or a recipe holds");
+  add_run(run, run_options);
+  add_eval(eval, eval_options);
+  add_inspect(inspect, inspect_options);
+
+  if (argc < 2) {
+    err << app.help();
+    return kExitUsage;
+  }
+  const auto usage_error = [&](const std::string& what, const std::string& help) {
+    err << "lowkey: error: " << one_line(what) << "\nSee '" << help << " --help'.\n";
+    return kExitUsage;
+  };
+  const std::string verb = argv[1];
+  if (!verb.starts_with('-') && verb != "run" && verb != "eval" && verb != "inspect") {
+    return usage_error(fmt::format("unknown verb '{}': run, eval or inspect", verb), "lowkey");
+  }
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::Success& asked_for) {  // --help, --version
+    return app.exit(asked_for, out, err);
+  } catch (const CLI::RequiredError& error) {
+    const bool no_model = (run.parsed() && run_options.model.empty()) ||
+                          (eval.parsed() && eval_options.model.empty());
+    const std::string what = no_model ? "no MODEL given" : error.what();
+    return usage_error(what, "lowkey " + verb);
+  } catch (const CLI::ParseError& error) {
+    return usage_error(error.what(), verb.starts_with('-') ? "lowkey" : "lowkey " + verb);
+  }
+  if (run.parsed()) return call("run", verbs.run, run_options);
+  if (eval.parsed()) return call("eval", verbs.eval, eval_options);
+  return call("inspect", verbs.inspect, inspect_options);
+}
+
+}  // namespace
+
+int run_cli(int argc, const char* const* argv, const Verbs& verbs, std::ostream& out,
+            std::ostream& err) noexcept {
+  try {
+    return parse_and_call(argc, argv, verbs, out, err);
+  } catch (const std::exception& error) {
+    err << "lowkey: error: " << one_line(error.what()) << '\n';
+    return kExitError;
+  }
+}
+
+}  // namespace lowkey

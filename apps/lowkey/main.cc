@@ -1,0 +1,15 @@
+#include <iostream>
+
+#include "cli.h"
+
+int main(int argc, char** argv) {
+  lowkey::Verbs verbs;
+  verbs.inspect = lowkey::inspect_verb;
+#ifdef LOWKEY_HAVE_RUN
+  verbs.run = lowkey::run_verb;
+#endif
+#ifdef LOWKEY_HAVE_EVAL
+  verbs.eval = lowkey::eval_verb;
+#endif
+  return lowkey::run_cli(argc, argv, verbs, std::cout, std::cerr);
+}

@@ -1,0 +1,68 @@
+#pragma once
+// The verbs of the program as plain functions: main.cc fills the options, one file per verb does
+// the work. Each returns the exit code; operating errors are thrown as lowkey::Error.
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace lowkey {
+
+// How weights are held: kFile keeps the file's own blocks, kAuto decides by the machine.
+enum class WeightsOption : uint8_t { kAuto, kF32, kBf16, kFile };
+
+// What is absent is taken from the model's generation defaults, else from the engine.
+struct SamplingOptions {
+  std::optional<double> temperature;  // 0: greedy
+  std::optional<double> top_p, min_p;
+  std::optional<int32_t> top_k;  // 0: off
+  std::optional<uint64_t> seed;
+};
+
+struct RunOptions {
+  std::string model;
+  std::optional<std::string> prompt;       // -p; neither this nor prompt_file: interactive
+  std::optional<std::string> prompt_file;  // -f; "-" is standard input
+  std::string kv = "16";
+  WeightsOption weights = WeightsOption::kAuto;
+  std::optional<int64_t> max_tokens;  // absent: until the model ends or the context is full
+  SamplingOptions sampling;
+  std::vector<std::string> stop;
+  std::optional<int64_t> ctx;  // absent: the model's
+  int threads = 0;             // 0: every core the process may use
+  std::optional<std::string> system;
+  bool raw = false;  // the prompt as it is, without the chat template
+  bool verbose = false;
+  bool json = false;
+  bool no_color = false;
+};
+
+struct EvalOptions {
+  std::string model;
+  std::vector<std::string> kv;  // measured besides 16, which is always the reference
+  std::string text;             // a file
+  int64_t ctx = 1024;
+  std::optional<int64_t> stride;          // absent: ctx, so that chunks do not overlap
+  std::optional<int64_t> chunks, tokens;  // how much of the text; absent: all
+  WeightsOption weights = WeightsOption::kF32;
+  int threads = 0;
+  std::optional<std::string> json_file;
+  int64_t decode_tokens = 128;  // measured for the speed column; 0: no such column
+  bool verbose = false;
+  bool no_color = false;
+};
+
+struct InspectOptions {
+  std::string path;                  // a model, a safetensors file, a recipe file or short form
+  std::vector<std::string> kv;       // absent: a usual few
+  std::optional<int64_t> ctx;        // absent: 4096, or the model's if that is less
+  std::optional<std::string> model;  // whose shape a recipe is applied to
+  bool json = false;
+  bool no_color = false;
+};
+
+int run_verb(const RunOptions& options);
+int eval_verb(const EvalOptions& options);
+int inspect_verb(const InspectOptions& options);
+
+}  // namespace lowkey
