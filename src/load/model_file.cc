@@ -37,7 +37,7 @@ void hash_tensor(const std::string& name, const TensorView& tensor, Sha256& hash
   constexpr size_t kWindow = 64;
   const size_t last = tensor.data.size() > kWindow ? tensor.data.size() - kWindow : 0;
   for (size_t quarter : {0, 1, 2, 3}) {
-    const auto window = tensor.data.subspan(last / 3 * quarter);
+    const auto window = tensor.data.subspan(last * quarter / 3);
     hash.update(window.first(std::min(kWindow, window.size())));
   }
 }
