@@ -12,7 +12,7 @@ namespace lowkey {
 enum class WeightsOption : uint8_t { kAuto, kF32, kBf16, kFile };
 
 // What is absent is taken from the model's generation defaults, else from the engine.
-struct SamplingOptions {
+struct SamplingFlags {
   std::optional<double> temperature;  // 0: greedy
   std::optional<double> top_p, min_p;
   std::optional<int32_t> top_k;  // 0: off
@@ -26,7 +26,7 @@ struct RunOptions {
   std::string kv = "16";
   WeightsOption weights = WeightsOption::kAuto;
   std::optional<int64_t> max_tokens;  // absent: until the model ends or the context is full
-  SamplingOptions sampling;
+  SamplingFlags sampling;
   std::vector<std::string> stop;
   std::optional<int64_t> ctx;  // absent: the model's
   int threads = 0;             // 0: every core the process may use

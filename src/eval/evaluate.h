@@ -20,6 +20,7 @@ struct EvaluateOptions {
   int64_t stride =
       0;  // between window starts; 0: ctx. Only a window's last `stride` tokens are scored
   int64_t max_windows = 0;     // 0: all that fit
+  int32_t bos = -1;            // put in place of every window's first token; -1: the text as it is
   int64_t decode_tokens = 64;  // steps timed per recipe at depth ctx; 0: none
 };
 

@@ -1,0 +1,157 @@
+// lowkey eval: one table, what each precision costs.
+#include <fmt/format.h>
+
+#include <cmath>
+#include <cstdio>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+
+#include "core/error.h"
+#include "core/files.h"
+#include "core/sha256.h"
+#include "eval/evaluate.h"
+#include "model_options.h"
+#include "progress_bar.h"
+#include "table.h"
+#include "terminal.h"
+#include "units.h"
+#include "verbs.h"
+
+namespace lowkey {
+namespace {
+
+constexpr size_t kLongLabel = 16;  // longer recipes get a letter, and a line below the table
+
+double delta_percent(const EvaluatedRecipe& row, const EvaluatedRecipe& reference) {
+  return (row.summary.perplexity / reference.summary.perplexity - 1) * 100;
+}
+
+// Numbers over five decades, in the fewest columns that keep two digits.
+std::string small(double value) {
+  if (value == 0) return "0";
+  if (value < 0.0001) return fmt::format("{:.0e}", value);
+  return value < 0.01 ? fmt::format("{:.5f}", value) : fmt::format("{:.4f}", value);
+}
+
+struct Report {
+  const EvalOptions& options;
+  const Evaluation& evaluation;
+  std::string text_sha256;
+
+  std::vector<const EvaluatedRecipe*> rows() const {
+    std::vector<const EvaluatedRecipe*> all = {&evaluation.reference};
+    for (const EvaluatedRecipe& row : evaluation.recipes) all.push_back(&row);
+    return all;
+  }
+
+  std::string table(const Terminal& terminal) const {
+    using Align = Table::Align;
+    std::vector<Table::Column> columns = {{"KV cache", Align::kLeft},  {"ppl", Align::kRight},
+                                          {"change", Align::kRight},   {"KL mean", Align::kRight},
+                                          {"KL 99.9%", Align::kRight}, {"top-1", Align::kRight},
+                                          {"code", Align::kRight},     {"stored", Align::kRight},
+                                          {"B/token", Align::kRight},  {"smaller", Align::kRight}};
+    const bool speed = evaluation.reference.tokens_per_second > 0;
+    if (speed) columns.push_back({"tok/s", Align::kRight});
+    Table table(columns);
+    std::string legend;
+    char letter = 'a';
+    for (const EvaluatedRecipe* row : rows()) {
+      const bool reference = row == &evaluation.reference;
+      std::string label = row->label;
+      if (label.size() > kLongLabel) {
+        legend += fmt::format("({}) {}\n", letter, label);
+        label = fmt::format("({})", letter);
+        letter = letter == 'z' ? 'A' : static_cast<char>(letter + 1);
+      }
+      std::vector<std::string> cells = {
+          label,
+          fmt::format("{:.2f}", row->summary.perplexity),
+          reference ? "" : fmt::format("{:+.2f}%", delta_percent(*row, evaluation.reference)),
+          reference ? "" : small(row->summary.kl_mean),
+          reference ? "" : small(row->summary.kl_p999),
+          reference ? "" : fmt::format("{:.1f}%", row->summary.top1_agreement * 100),
+          fmt::format("{:.2f}", row->code_bits),
+          fmt::format("{:.2f}", row->stored_bits),
+          with_separators(std::llround(row->bytes_per_token)),
+          fmt::format("{:.2f}x", evaluation.reference.bytes_per_token / row->bytes_per_token)};
+      if (speed) cells.push_back(fmt::format("{:.1f}", row->tokens_per_second));
+      table.add_row(std::move(cells));
+    }
+    return table.text(terminal) + legend;
+  }
+
+  std::string json() const {
+    nlohmann::ordered_json array = nlohmann::ordered_json::array();
+    for (const EvaluatedRecipe* row : rows()) {
+      nlohmann::ordered_json object = {
+          {"recipe", row->label},
+          {"ppl", row->summary.perplexity},
+          {"ppl_delta_percent", delta_percent(*row, evaluation.reference)},
+          {"kl_mean", row->summary.kl_mean},
+          {"kl_p999", row->summary.kl_p999},
+          {"top1_agreement", row->summary.top1_agreement},
+          {"code_bits", row->code_bits},
+          {"stored_bits", row->stored_bits},
+          {"bytes_per_token", row->bytes_per_token},
+          {"tokens_per_second", nullptr},
+          {"text_sha256", text_sha256},
+          {"compression", evaluation.reference.bytes_per_token / row->bytes_per_token},
+          {"ctx", options.ctx},
+          {"windows", evaluation.windows},
+          {"scored_tokens", evaluation.scored_tokens},
+          {"window_nll", row->window_nll},
+      };
+      if (row->tokens_per_second > 0) object["tokens_per_second"] = row->tokens_per_second;
+      array.push_back(std::move(object));
+    }
+    return array.dump(2) + "\n";
+  }
+};
+
+}  // namespace
+
+int eval_verb(const EvalOptions& options) {
+  const Terminal terminal = detect_terminal(stdout, options.no_color);
+  for (const std::string& text : options.kv) parse_recipe(text);  // said at once, not after loading
+  const std::string text = read_file(options.text);
+  const std::string text_sha256 = sha256_hex(text);
+
+  ProgressBar bar;
+  const WeightStorage weights = weight_storage(options.weights);
+  Engine engine(options.model, {weights, options.threads, 0}, bar.callback());
+  std::vector<ResolvedRecipe> recipes;
+  for (const std::string& kv : options.kv) {
+    // The reference is always measured; asking for it changes nothing.
+    if (parse_recipe(kv) != parse_recipe("16")) recipes.push_back(recipe_for(kv, engine));
+  }
+  // Loading a text as it is: no role markers, and a beginning-of-text token per window, not here.
+  std::vector<int32_t> tokens = engine.tokenizer().encode(text, SpecialTokens::kIgnore, false);
+  if (options.tokens && static_cast<size_t>(*options.tokens) < tokens.size()) {
+    tokens.resize(static_cast<size_t>(*options.tokens));
+  }
+  EvaluateOptions evaluate_options;
+  evaluate_options.ctx = options.ctx;
+  evaluate_options.stride = options.stride.value_or(0);
+  evaluate_options.max_windows = options.chunks.value_or(0);
+  evaluate_options.decode_tokens = options.decode_tokens;
+  const TokenizerSpec& spec = engine.tokenizer().spec();
+  if (spec.add_bos) evaluate_options.bos = spec.bos;
+
+  const Evaluation evaluation =
+      evaluate(engine.model(), tokens, recipes, evaluate_options, engine.pool(), bar.callback());
+  bar.clear();
+
+  const Report report{options, evaluation, text_sha256};
+  fmt::print("{} on {} (sha256 {}…): {} tokens scored in {} window{} of {}\n",
+             engine.file().config().name, std::filesystem::path(options.text).filename().string(),
+             text_sha256.substr(0, 12), with_separators(evaluation.scored_tokens),
+             evaluation.windows, evaluation.windows == 1 ? "" : "s", with_separators(options.ctx));
+  fmt::print("{}; bits and bytes at {} tokens\n\n", describe_engine(engine, weights),
+             with_separators(options.ctx));
+  fmt::print("{}", report.table(terminal));
+  if (options.json_file) write_file_atomically(*options.json_file, report.json());
+  return 0;
+}
+
+}  // namespace lowkey

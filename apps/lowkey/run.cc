@@ -1,0 +1,260 @@
+// lowkey run: one answer, or a chat, from a quantized cache.
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdio>
+#include <nlohmann/json.hpp>
+#include <random>
+
+#include "core/error.h"
+#include "core/files.h"
+#include "engine/session.h"
+#include "interrupt.h"
+#include "model_options.h"
+#include "progress_bar.h"
+#include "recipe/bytes.h"
+#include "terminal.h"
+#include "units.h"
+#include "verbs.h"
+
+namespace lowkey {
+namespace {
+
+constexpr int kExitInterrupted = 130;  // 128 + SIGINT, as shells expect
+
+SamplingOptions sampling_options(const SamplingFlags& flags, const GenerationDefaults& file) {
+  SamplingOptions options;
+  options.temperature = flags.temperature.value_or(file.temperature.value_or(options.temperature));
+  options.top_k = flags.top_k.value_or(file.top_k.value_or(options.top_k));
+  options.top_p = flags.top_p.value_or(file.top_p.value_or(options.top_p));
+  options.min_p = flags.min_p.value_or(file.min_p.value_or(options.min_p));
+  options.seed = flags.seed.value_or(std::random_device()());
+  return options;
+}
+
+double rate(int64_t count, double seconds) {
+  return seconds > 0 ? static_cast<double>(count) / seconds : 0.0;
+}
+
+// What the cache takes, and what it would take in 16 bits.
+struct CacheFigures {
+  int64_t bytes = 0;
+  int64_t bytes_16bit = 0;
+  double stored_bits = 0;
+};
+
+class Runner {
+ public:
+  explicit Runner(const RunOptions& options)
+      : options_(options),
+        out_(detect_terminal(stdout, options.no_color)),
+        err_(detect_terminal(stderr, options.no_color)),
+        weights_(weight_storage(options.weights)),
+        engine_(options.model, {weights_, options.threads, options.ctx.value_or(0)},
+                bar_.callback()),
+        recipe_(recipe_for(options.kv, engine_)),
+        session_(engine_, recipe_) {
+    bar_.clear();
+    generate_.sampling = sampling_options(options.sampling, engine_.file().generation());
+    generate_.max_tokens = options.max_tokens.value_or(0);
+    generate_.stop = options.stop;
+    generate_.cancel = &interrupt_.flag();
+    if (options.verbose) {
+      note(fmt::format("{}; cache {}; temperature {}, top-k {}, top-p {}, min-p {}, seed {}",
+                       describe_engine(engine_, weights_), options.kv,
+                       generate_.sampling.temperature, generate_.sampling.top_k,
+                       generate_.sampling.top_p, generate_.sampling.min_p,
+                       generate_.sampling.seed));
+    }
+  }
+
+  int once(const std::string& prompt) {
+    std::vector<int32_t> tokens;
+    if (options_.raw) {
+      tokens = engine_.encode_text(prompt);
+    } else {
+      messages_ = opening();
+      messages_.push_back({"user", prompt});
+      tokens = engine_.encode_chat(messages_);
+    }
+    const GenerateResult result = answer(tokens);
+    if (options_.json) {
+      print_json(result);
+    } else {
+      note(closing_line(result));
+    }
+    return result.reason == StopReason::kCancelled ? kExitInterrupted : 0;
+  }
+
+  int chat() {
+    if (options_.raw) {
+      fail(ErrorCode::kInvalidArgument, "--raw needs a prompt: -p TEXT or -f FILE");
+    }
+    const bool person = isatty(STDIN_FILENO) != 0;
+    if (person) {
+      note(fmt::format("{} on a {} cache. Ctrl-C stops an answer, Ctrl-D ends; /help for more.",
+                       engine_.file().config().name, options_.kv));
+    }
+    messages_ = opening();
+    for (;;) {
+      interrupt_.reset();
+      if (person) say(paint(out_, Ink::kCyan, "> "));
+      const ReadResult line = read_line();
+      if (line == ReadResult::kInterrupted) {
+        say("\n");
+        note("(Ctrl-D ends)");
+        continue;
+      }
+      if (line == ReadResult::kEnd) {
+        if (person) say("\n");
+        return 0;
+      }
+      if (line_.empty()) continue;
+      if (line_ == "/bye" || line_ == "/exit" || line_ == "/quit") return 0;
+      if (line_ == "/help") {
+        note("/reset  forget the conversation     /bye  end     Ctrl-C  stop an answer");
+        continue;
+      }
+      if (line_ == "/reset") {
+        messages_ = opening();
+        note("(forgotten)");
+        continue;
+      }
+      turn();
+    }
+  }
+
+ private:
+  enum class ReadResult : uint8_t { kLine, kEnd, kInterrupted };
+
+  std::vector<ChatMessage> opening() const {
+    if (!options_.system) return {};
+    return {{"system", *options_.system}};
+  }
+
+  // One turn of a chat. A turn that cannot be taken is taken back, and the chat goes on.
+  void turn() {
+    messages_.push_back({"user", line_});
+    try {
+      const GenerateResult result = answer(engine_.encode_chat(messages_));
+      messages_.push_back({"assistant", result.text});
+      note(closing_line(result));
+      if (result.reason == StopReason::kContextFull) {
+        note("(the context is full: /reset begins anew, --ctx makes it longer)");
+      }
+    } catch (const Error& error) {
+      messages_.pop_back();
+      note(fmt::format("lowkey: error: {}", error.what()));
+    }
+  }
+
+  GenerateResult answer(const std::vector<int32_t>& tokens) {
+    const auto on_text = [&](std::string_view text) {
+      bar_.clear();
+      if (!options_.json) say(text);
+    };
+    const GenerateResult result = session_.generate(tokens, generate_, on_text, bar_.callback());
+    bar_.clear();
+    if (!options_.json) say("\n");
+    return result;
+  }
+
+  CacheFigures cache_figures() const {
+    const int64_t length = session_.length();
+    const ResolvedRecipe full = resolve_recipe(parse_recipe("16"), engine_.kv_shape());
+    return {bytes_at(recipe_, length).total(), bytes_at(full, length).total(),
+            stored_bits(recipe_, length)};
+  }
+
+  std::string closing_line(const GenerateResult& result) const {
+    const CacheFigures cache = cache_figures();
+    std::string line =
+        fmt::format("[{} tokens, {:.1f} tok/s; prompt {} tokens", result.tokens.size(),
+                    rate(result.decoded_tokens, result.decode_seconds), result.prompt_tokens);
+    if (result.reused_tokens > 0) line += fmt::format(" ({} in cache)", result.reused_tokens);
+    line += fmt::format(", {:.2f} s; KV {}", result.prefill_seconds,
+                        human_bytes(static_cast<uint64_t>(cache.bytes)));
+    if (cache.bytes != cache.bytes_16bit) {
+      line += fmt::format(" at {:.2f} bits, 16-bit: {}", cache.stored_bits,
+                          human_bytes(static_cast<uint64_t>(cache.bytes_16bit)));
+    }
+    if (result.reason == StopReason::kCancelled) line += "; stopped";
+    return line + "]";
+  }
+
+  void print_json(const GenerateResult& result) const {
+    const CacheFigures cache = cache_figures();
+    const nlohmann::ordered_json json = {
+        {"text", result.text},
+        {"stop_reason", stop_reason_name(result.reason)},
+        {"kv", options_.kv},
+        {"prompt_tokens", result.prompt_tokens},
+        {"generated_tokens", result.tokens.size()},
+        {"prefill_seconds", result.prefill_seconds},
+        {"decode_seconds", result.decode_seconds},
+        {"tokens_per_second", rate(result.decoded_tokens, result.decode_seconds)},
+        {"kv_bytes", cache.bytes},
+        {"kv_bytes_16bit", cache.bytes_16bit},
+        {"stored_bits", cache.stored_bits},
+        {"seed", generate_.sampling.seed},
+    };
+    fmt::print("{}\n", json.dump(2));
+  }
+
+  ReadResult read_line() {
+    line_.clear();
+    for (;;) {
+      if (const size_t end = input_.find('\n'); end != std::string::npos) {
+        line_ = input_.substr(0, end);
+        input_.erase(0, end + 1);
+        if (line_.ends_with('\r')) line_.pop_back();
+        return ReadResult::kLine;
+      }
+      char buffer[4096];
+      const ssize_t n = ::read(STDIN_FILENO, buffer, sizeof(buffer));
+      if (n < 0 && errno == EINTR) return ReadResult::kInterrupted;
+      if (n <= 0) {
+        line_ = std::exchange(input_, "");
+        return line_.empty() ? ReadResult::kEnd : ReadResult::kLine;
+      }
+      input_.append(buffer, static_cast<size_t>(n));
+    }
+  }
+
+  void say(std::string_view text) const {
+    std::fwrite(text.data(), 1, text.size(), stdout);
+    std::fflush(stdout);
+  }
+
+  void note(const std::string& text) const {
+    std::fflush(stdout);
+    fmt::print(stderr, "{}\n", paint(err_, Ink::kDim, text));
+  }
+
+  const RunOptions& options_;
+  const Terminal out_, err_;
+  ProgressBar bar_;
+  InterruptGuard interrupt_;
+  WeightStorage weights_;
+  Engine engine_;
+  ResolvedRecipe recipe_;
+  Session session_;
+  GenerateOptions generate_;
+  std::vector<ChatMessage> messages_;
+  std::string input_, line_;
+};
+
+}  // namespace
+
+int run_verb(const RunOptions& options) {
+  std::optional<std::string> prompt = options.prompt;
+  if (options.prompt_file) {
+    prompt = read_file(*options.prompt_file == "-" ? "/dev/stdin" : *options.prompt_file);
+  }
+  parse_recipe(options.kv);  // a wrong recipe is said at once, not after loading
+  Runner runner(options);
+  return prompt ? runner.once(*prompt) : runner.chat();
+}
+
+}  // namespace lowkey
