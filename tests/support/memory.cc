@@ -9,7 +9,7 @@
 namespace lowkey::test {
 namespace {
 
-uint64_t status_bytes(const std::string& field) {
+[[maybe_unused]] uint64_t status_bytes(const std::string& field) {
   std::ifstream status("/proc/self/status");
   for (std::string line; std::getline(status, line);) {
     if (line.starts_with(field + ":")) return std::stoull(line.substr(field.size() + 1)) * 1024;
