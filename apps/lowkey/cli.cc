@@ -105,6 +105,7 @@ CLI::Option* add_recipes(CLI::App& app, std::vector<std::string>& target,
   return app.add_option("--kv", target, description)
       ->expected(1)
       ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
+      ->allow_extra_args(false)
       ->type_name("RECIPE");
 }
 
@@ -149,6 +150,7 @@ void add_run(CLI::App& run, RunOptions& options) {
   run.add_option("--stop", options.stop, "end before this text; may be given again")
       ->expected(1)
       ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
+      ->allow_extra_args(false)
       ->type_name("TEXT");
   run.add_option("--system", options.system, "the system message")->type_name("TEXT");
   run.add_flag("--raw", options.raw, "the prompt as it is, without the model's chat template");
@@ -235,13 +237,15 @@ int parse_and_call(int argc, const char* const* argv, const Verbs& verbs, std::o
     err << app.help();
     return kExitUsage;
   }
-  const auto usage_error = [&](const std::string& what, const std::string& help) {
-    err << "lowkey: error: " << one_line(what) << "\nSee '" << help << " --help'.\n";
+  const auto usage_error = [&](const std::string& what, const std::string& command) {
+    err << "lowkey: error: " << one_line(what) << "\nSee '" << command << " --help'.\n";
     return kExitUsage;
   };
   const std::string verb = argv[1];
-  if (!verb.starts_with('-') && verb != "run" && verb != "eval" && verb != "inspect") {
-    return usage_error(fmt::format("unknown verb '{}': run, eval or inspect", verb), "lowkey");
+  const bool known = verb == "run" || verb == "eval" || verb == "inspect";
+  const std::string help = known ? "lowkey " + verb : "lowkey";
+  if (!known && !verb.starts_with('-')) {
+    return usage_error(fmt::format("unknown verb '{}': run, eval or inspect", verb), help);
   }
   try {
     app.parse(argc, argv);
@@ -250,10 +254,12 @@ int parse_and_call(int argc, const char* const* argv, const Verbs& verbs, std::o
   } catch (const CLI::RequiredError& error) {
     const bool no_model = (run.parsed() && run_options.model.empty()) ||
                           (eval.parsed() && eval_options.model.empty());
-    const std::string what = no_model ? "no MODEL given" : error.what();
-    return usage_error(what, "lowkey " + verb);
+    const std::string what = !known     ? "a verb comes first: run, eval or inspect"
+                             : no_model ? "no MODEL given"
+                                        : error.what();
+    return usage_error(what, help);
   } catch (const CLI::ParseError& error) {
-    return usage_error(error.what(), verb.starts_with('-') ? "lowkey" : "lowkey " + verb);
+    return usage_error(error.what(), help);
   }
   if (run.parsed()) return call("run", verbs.run, run_options);
   if (eval.parsed()) return call("eval", verbs.eval, eval_options);

@@ -1,0 +1,286 @@
+#include "cli.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+#include <sstream>
+
+#include "core/error.h"
+
+namespace lowkey {
+namespace {
+
+using testing::ElementsAre;
+using testing::HasSubstr;
+using testing::IsEmpty;
+using testing::Not;
+
+// Runs the command line with verbs that keep what they were asked.
+class CliTest : public testing::Test {
+ protected:
+  CliTest() {
+    ::unsetenv("LOWKEY_TEXT");
+    verbs_.run = [this](const RunOptions& options) {
+      run_ = options;
+      return kExitOk;
+    };
+    verbs_.eval = [this](const EvalOptions& options) {
+      eval_ = options;
+      return kExitOk;
+    };
+    verbs_.inspect = [this](const InspectOptions& options) {
+      inspect_ = options;
+      return kExitOk;
+    };
+  }
+
+  int call(std::vector<const char*> arguments) {
+    out_.str("");
+    err_.str("");
+    arguments.insert(arguments.begin(), "lowkey");
+    return run_cli(static_cast<int>(arguments.size()), arguments.data(), verbs_, out_, err_);
+  }
+
+  Verbs verbs_;
+  std::optional<RunOptions> run_;
+  std::optional<EvalOptions> eval_;
+  std::optional<InspectOptions> inspect_;
+  std::ostringstream out_, err_;
+};
+
+TEST_F(CliTest, RunDefaults) {
+  ASSERT_EQ(call({"run", "m.gguf"}), kExitOk) << err_.str();
+  EXPECT_EQ(run_->model, "m.gguf");
+  EXPECT_EQ(run_->kv, "16");
+  EXPECT_EQ(run_->weights, WeightsOption::kAuto);
+  EXPECT_FALSE(run_->prompt || run_->prompt_file || run_->max_tokens || run_->ctx || run_->system);
+  const SamplingFlags& sampling = run_->sampling;
+  EXPECT_FALSE(sampling.temperature || sampling.top_k || sampling.top_p || sampling.min_p ||
+               sampling.seed);
+  EXPECT_THAT(run_->stop, IsEmpty());
+  EXPECT_EQ(run_->threads, 0);
+  EXPECT_FALSE(run_->raw || run_->verbose || run_->json || run_->no_color);
+}
+
+TEST_F(CliTest, RunTakesEverything) {
+  ASSERT_EQ(call({"run",
+                  "-m",
+                  "m.gguf",
+                  "-p",
+                  "Hi, [you]",
+                  "--kv",
+                  "0-1=16,*=kivi-4/2:r32+i1",
+                  "-n",
+                  "20",
+                  "-c",
+                  "32k",
+                  "--temp",
+                  "0.7",
+                  "--top-k",
+                  "40",
+                  "--top-p",
+                  "0.9",
+                  "--min-p",
+                  "0.05",
+                  "-s",
+                  "7",
+                  "--stop",
+                  "a,b",
+                  "--stop",
+                  "c",
+                  "--system",
+                  "Be brief.",
+                  "--raw",
+                  "-t",
+                  "2",
+                  "-v",
+                  "--json",
+                  "--no-color",
+                  "--weights",
+                  "file"}),
+            kExitOk)
+      << err_.str();
+  EXPECT_EQ(run_->model, "m.gguf");
+  EXPECT_EQ(run_->prompt, "Hi, [you]");
+  EXPECT_EQ(run_->kv, "0-1=16,*=kivi-4/2:r32+i1");
+  EXPECT_EQ(run_->max_tokens, 20);
+  EXPECT_EQ(run_->ctx, 32768);
+  EXPECT_EQ(run_->sampling.temperature, 0.7);
+  EXPECT_EQ(run_->sampling.top_k, 40);
+  EXPECT_EQ(run_->sampling.top_p, 0.9);
+  EXPECT_EQ(run_->sampling.min_p, 0.05);
+  EXPECT_EQ(run_->sampling.seed, 7u);
+  EXPECT_THAT(run_->stop, ElementsAre("a,b", "c"));
+  EXPECT_EQ(run_->system, "Be brief.");
+  EXPECT_EQ(run_->weights, WeightsOption::kFile);
+  EXPECT_EQ(run_->threads, 2);
+  EXPECT_TRUE(run_->raw && run_->verbose && run_->json && run_->no_color);
+}
+
+TEST_F(CliTest, RunPromptMayBeEmptyOrStartWithADash) {
+  ASSERT_EQ(call({"run", "m", "-p", ""}), kExitOk) << err_.str();
+  EXPECT_EQ(run_->prompt, "");
+  ASSERT_EQ(call({"run", "m", "--prompt=--kv"}), kExitOk) << err_.str();
+  EXPECT_EQ(run_->prompt, "--kv");
+}
+
+TEST_F(CliTest, RunPromptFromFileOrStandardInput) {
+  ASSERT_EQ(call({"run", "m", "-f", "-"}), kExitOk) << err_.str();
+  EXPECT_EQ(run_->prompt_file, "-");
+}
+
+TEST_F(CliTest, GreedyIsTemperatureZero) {
+  ASSERT_EQ(call({"run", "m", "--greedy"}), kExitOk) << err_.str();
+  EXPECT_EQ(run_->sampling.temperature, 0.0);
+}
+
+TEST_F(CliTest, EvalTakesRecipesInOrder) {
+  ASSERT_EQ(call({"eval",
+                  "--kv",
+                  "8",
+                  "m.gguf",
+                  "--kv",
+                  "0=8,*=kivi-2",
+                  "--text",
+                  "t.txt",
+                  "--stride",
+                  "512",
+                  "--chunks",
+                  "3",
+                  "--tokens",
+                  "10k",
+                  "--json",
+                  "r.json",
+                  "--decode-tokens",
+                  "0",
+                  "--weights",
+                  "bf16"}),
+            kExitOk)
+      << err_.str();
+  EXPECT_EQ(eval_->model, "m.gguf");
+  EXPECT_THAT(eval_->kv, ElementsAre("8", "0=8,*=kivi-2"));
+  EXPECT_EQ(eval_->text, "t.txt");
+  EXPECT_EQ(eval_->ctx, 1024);
+  EXPECT_EQ(eval_->stride, 512);
+  EXPECT_EQ(eval_->chunks, 3);
+  EXPECT_EQ(eval_->tokens, 10240);
+  EXPECT_EQ(eval_->json_file, "r.json");
+  EXPECT_EQ(eval_->decode_tokens, 0);
+  EXPECT_EQ(eval_->weights, WeightsOption::kBf16);
+}
+
+TEST_F(CliTest, EvalDefaultsToF32AndTheTextOfTheEnvironment) {
+  ::setenv("LOWKEY_TEXT", "from-env.txt", 1);
+  ASSERT_EQ(call({"eval", "m"}), kExitOk) << err_.str();
+  ::unsetenv("LOWKEY_TEXT");
+  EXPECT_EQ(eval_->text, "from-env.txt");
+  EXPECT_EQ(eval_->weights, WeightsOption::kF32);
+  EXPECT_EQ(eval_->decode_tokens, 128);
+  EXPECT_THAT(eval_->kv, IsEmpty());
+  EXPECT_FALSE(eval_->stride || eval_->chunks || eval_->tokens || eval_->json_file);
+}
+
+TEST_F(CliTest, Inspect) {
+  ASSERT_EQ(call({"inspect", "r.json", "--model", "m.gguf", "-c", "8k", "--json"}), kExitOk);
+  EXPECT_EQ(inspect_->path, "r.json");
+  EXPECT_EQ(inspect_->model, "m.gguf");
+  EXPECT_EQ(inspect_->ctx, 8192);
+  EXPECT_TRUE(inspect_->json);
+}
+
+TEST_F(CliTest, HelpOfEveryVerbHasExamplesAndGoesToOut) {
+  ASSERT_EQ(call({"--help"}), kExitOk);
+  EXPECT_THAT(out_.str(), HasSubstr("inspect"));
+  for (const char* verb : {"run", "eval", "inspect"}) {
+    ASSERT_EQ(call({verb, "--help"}), kExitOk) << verb;
+    EXPECT_THAT(out_.str(), HasSubstr("Examples:\n  lowkey " + std::string(verb))) << verb;
+    EXPECT_THAT(out_.str(), HasSubstr("kivi-4")) << verb;
+    EXPECT_THAT(err_.str(), IsEmpty()) << verb;
+    std::istringstream lines(out_.str());
+    for (std::string line; std::getline(lines, line);) EXPECT_LE(line.size(), 100u) << line;
+  }
+  EXPECT_FALSE(run_ || eval_ || inspect_);
+}
+
+TEST_F(CliTest, Version) {
+  ASSERT_EQ(call({"--version"}), kExitOk);
+  EXPECT_THAT(out_.str(), testing::MatchesRegex("lowkey [0-9]+\\.[0-9]+\\.[0-9]+\n"));
+}
+
+TEST_F(CliTest, NothingAskedShowsHelpAsAUsageError) {
+  EXPECT_EQ(call({}), kExitUsage);
+  EXPECT_THAT(err_.str(), HasSubstr("Usage: lowkey"));
+  EXPECT_THAT(out_.str(), IsEmpty());
+}
+
+struct Wrong {
+  std::vector<const char*> arguments;
+  const char* message;
+};
+
+class CliRefuses : public CliTest, public testing::WithParamInterface<Wrong> {};
+
+TEST_P(CliRefuses, WithTwoAndAPointerToHelp) {
+  EXPECT_EQ(call(GetParam().arguments), kExitUsage);
+  const std::string verb = GetParam().arguments[0];
+  const bool known = verb == "run" || verb == "eval" || verb == "inspect";
+  EXPECT_EQ(err_.str(), std::string("lowkey: error: ") + GetParam().message + "\nSee 'lowkey " +
+                            (known ? verb + " " : "") + "--help'.\n");
+  EXPECT_THAT(out_.str(), IsEmpty());
+  EXPECT_FALSE(run_ || eval_ || inspect_);
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Usage, CliRefuses,
+    testing::Values(
+        Wrong{{"chat"}, "unknown verb 'chat': run, eval or inspect"},
+        Wrong{{"--bogus"}, "a verb comes first: run, eval or inspect"},
+        Wrong{{"run"}, "no MODEL given"}, Wrong{{"eval"}, "no MODEL given"},
+        Wrong{{"eval", "m"}, "--text is required"}, Wrong{{"inspect"}, "path is required"},
+        Wrong{{"run", "m", "--bogus"}, "The following argument was not expected: --bogus"},
+        Wrong{{"run", "m", "other"}, "The following argument was not expected: other"},
+        Wrong{{"run", "m", "-p", "a", "-f", "b"}, "--prompt excludes --file"},
+        Wrong{{"run", "m", "--greedy", "--temp", "1"}, "--temperature excludes --greedy"},
+        Wrong{{"run", "m", "-n", "0"},
+              "-n,--max-tokens: '0' is not a count of at least 1, such as 4096 or 32k"},
+        Wrong{{"run", "m", "-c", "lots"},
+              "-c,--ctx: 'lots' is not a count of at least 1, such as 4096 or 32k"},
+        Wrong{{"eval", "m", "--text", "t", "-c", "1"},
+              "-c,--ctx: '1' is not a count of at least 2, such as 4096 or 32k"},
+        Wrong{{"run", "m", "--weights", "q4"}, "--weights: 'q4' is not auto, f32, bf16 or file"},
+        Wrong{{"run", "m", "--temperature", "-1"},
+              "--temperature: Value -1 not in range 0.000000 to 100.000000"},
+        Wrong{{"run", "m", "--top-p", "1.5"},
+              "--top-p: Value 1.5 not in range 0.000000 to 1.000000"},
+        Wrong{{"run", "m", "--seed", "many"}, "Could not convert: --seed = many"}));
+
+TEST_F(CliTest, OperatingErrorsAreOneLineAndOne) {
+  verbs_.run = [](const RunOptions&) -> int {
+    fail(ErrorCode::kNotFound, "m.gguf: no such\nfile");
+  };
+  EXPECT_EQ(call({"run", "m.gguf"}), kExitError);
+  EXPECT_EQ(err_.str(), "lowkey: error: m.gguf: no such file\n");
+}
+
+TEST_F(CliTest, OtherExceptionsToo) {
+  verbs_.run = [](const RunOptions&) -> int { throw std::bad_alloc(); };
+  EXPECT_EQ(call({"run", "m.gguf"}), kExitError);
+  EXPECT_EQ(err_.str(), "lowkey: error: std::bad_alloc\n");
+}
+
+TEST_F(CliTest, TheVerbsExitCodeIsThePrograms) {
+  verbs_.inspect = [](const InspectOptions&) { return 7; };
+  EXPECT_EQ(call({"inspect", "x"}), 7);
+}
+
+TEST_F(CliTest, MissingVerbsSayWhy) {
+  verbs_ = {};
+  EXPECT_EQ(call({"run", "m"}), kExitError);
+  EXPECT_EQ(err_.str(),
+            "lowkey: error: this build has no 'run': it was configured without libtorch "
+            "(LOWKEY_TORCH=OFF)\n");
+}
+
+}  // namespace
+}  // namespace lowkey
