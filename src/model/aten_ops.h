@@ -1,0 +1,61 @@
+#pragma once
+// The operations of ops.h on libtorch: prefill, and everything but the few rows of a decode step.
+// Written with out-of-place operations, so that autograd can follow them; attend alone leaves ATen
+// (the packed cache), and training replaces it. Belongs to one thread.
+#include <ATen/core/Tensor.h>
+
+#include <array>
+#include <concepts>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "core/threads.h"
+#include "model/cache_attention.h"
+#include "model/ops.h"
+#include "model/step.h"
+#include "model/weights.h"
+
+namespace lowkey {
+
+class AtenOps {
+ public:
+  using Value = at::Tensor;  // float32 [rows, channels], whatever the weights are stored as
+
+  AtenOps(const ModelConfig& config, ThreadPool& pool, CacheAttention& attention);
+
+  // Before each step: where its rows belong. `step` must outlive the step.
+  void begin(const StepRows& step);
+
+  Value embed(const WeightMatrix& table, std::span<const int32_t> tokens);
+  Value linear(const Value& x, const Linear& linear);
+  template <std::same_as<Linear>... Linears>
+  std::array<Value, sizeof...(Linears)> linears(const Value& x, const Linears&... weights) {
+    return {linear(x, weights)...};
+  }
+  Value rms_norm(const Value& x, const std::vector<float>& weight);
+  Value rope(const Value& x, int32_t num_heads);
+  Value attend(int32_t layer, const Value& q, const Value& k, const Value& v);
+  Value silu_mul(const Value& gate, const Value& up);
+  Value add(const Value& x, const Value& y);
+  Value select_rows(const Value& x, std::span<const int64_t> rows);
+
+  // Not an operation of layers: straight into the caller's memory [rows, head.rows()].
+  void logits(const WeightMatrix& head, const float* hidden, int64_t rows, float* out);
+
+ private:
+  // The weights as ATen sees them: the same memory where it can read it, otherwise unpacked into a
+  // buffer that the next call reuses.
+  at::Tensor tensor_of(const WeightMatrix& matrix);
+  Value multiply(const Value& x, const WeightMatrix& matrix);
+
+  const double norm_eps_;
+  const int64_t head_dim_;
+  ThreadPool& pool_;
+  CacheAttention& attention_;
+  at::Tensor unpacked_;
+  const StepRows* step_ = nullptr;
+  at::Tensor cos_, sin_;  // [rows, 1, half_dim]
+};
+
+}  // namespace lowkey

@@ -1,0 +1,36 @@
+#pragma once
+// Attention of a step's rows on the packed cache: store K and V, attend, let the windows move on.
+// What every set of operations does at inference. Torch-free; belongs to one thread.
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "attention/attend.h"
+#include "cache/kv_cache.h"
+#include "core/threads.h"
+#include "load/model_file.h"
+#include "model/step.h"
+
+namespace lowkey {
+
+class CacheAttention {
+ public:
+  CacheAttention(const ModelConfig& config, ThreadPool& pool);
+
+  // Rows of all items, in order. q, out: [rows, num_qo_heads, head_dim]; k, v: [rows, num_kv_heads,
+  // head_dim]; q and k after RoPE. Throws Error as KvSequence::append; then the sequences of the
+  // step have layers of different lengths and must be given up.
+  void run(int32_t layer, std::span<const StepItem> items, const float* q, const float* k,
+           const float* v, float* out);
+
+ private:
+  const int32_t num_qo_heads_;
+  const int32_t num_kv_heads_;
+  const int32_t head_dim_;
+  ThreadPool& pool_;
+  AttendWorkspace workspace_;
+  std::vector<AppendStage> stages_;  // one per item
+  std::vector<AttendItem> attend_items_;
+};
+
+}  // namespace lowkey

@@ -1,0 +1,42 @@
+#pragma once
+// The Llama architecture, written once over the operations of ops.h. Torch-free.
+#include <cstdint>
+#include <span>
+#include <utility>
+
+#include "model/ops.h"
+#include "model/weights.h"
+
+namespace lowkey {
+
+template <LayerOps Ops>
+typename Ops::Value attention_block(Ops& ops, const ModelConfig& config, const LayerWeights& w,
+                                    int32_t layer, typename Ops::Value x) {
+  auto [q, k, v] = ops.linears(ops.rms_norm(x, w.attn_norm), w.q, w.k, w.v);
+  q = ops.rope(std::move(q), config.num_qo_heads);
+  k = ops.rope(std::move(k), config.num_kv_heads);
+  return ops.add(std::move(x), ops.linear(ops.attend(layer, q, k, v), w.o));
+}
+
+template <LayerOps Ops>
+typename Ops::Value mlp_block(Ops& ops, const LayerWeights& w, typename Ops::Value x) {
+  auto [gate, up] = ops.linears(ops.rms_norm(x, w.mlp_norm), w.gate, w.up);
+  return ops.add(std::move(x), ops.linear(ops.silu_mul(std::move(gate), up), w.down));
+}
+
+// Token ids -> hidden states after the final norm, of the wanted rows only (ascending; may be
+// none): nobody needs the others once the last layer has stored their K and V.
+template <LayerOps Ops>
+typename Ops::Value transformer(Ops& ops, const ModelWeights& w, std::span<const int32_t> tokens,
+                                std::span<const int64_t> wanted_rows) {
+  typename Ops::Value x = ops.embed(w.embedding, tokens);
+  for (int32_t layer = 0; layer < w.config.num_layers; ++layer) {
+    const LayerWeights& weights = w.layers[static_cast<size_t>(layer)];
+    x = attention_block(ops, w.config, weights, layer, std::move(x));
+    if (layer + 1 == w.config.num_layers) x = ops.select_rows(std::move(x), wanted_rows);
+    x = mlp_block(ops, weights, std::move(x));
+  }
+  return ops.rms_norm(x, w.final_norm);
+}
+
+}  // namespace lowkey

@@ -1,0 +1,109 @@
+#include "model/model.h"
+
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+#include <c10/core/InferenceMode.h>
+
+#include <algorithm>
+#include <string_view>
+
+#include "core/error.h"
+#include "model/aten_ops.h"
+#include "model/cache_attention.h"
+#include "model/decoder_layer.h"
+#include "model/native_ops.h"
+#include "model/rope.h"
+
+namespace lowkey {
+namespace {
+
+// libtorch's errors as ours, without its stack trace.
+template <typename Work>
+void translate_errors(const Work& work) {
+  try {
+    work();
+  } catch (const c10::Error& error) {
+    const std::string_view what = error.what_without_backtrace();
+    const bool memory = what.find("allocate memory") != std::string_view::npos;
+    fail(memory ? ErrorCode::kResourceExhausted : ErrorCode::kUnsupported, "libtorch: {}",
+         what.substr(0, what.find('\n')));
+  }
+}
+
+bool use_native(int64_t rows, Backend backend) {
+  LOWKEY_CHECK(backend != Backend::kNative || rows <= kNativeRows, "{} rows natively", rows);
+  return backend == Backend::kNative || (backend == Backend::kAuto && rows <= kNativeRows);
+}
+
+}  // namespace
+
+struct Model::Impl {
+  Impl(ModelWeights loaded, ThreadPool& pool)
+      : weights(std::move(loaded)),
+        rope(weights.config.rope),
+        attention(weights.config, pool),
+        native(weights.config, kNativeRows, pool, attention),
+        aten(weights.config, pool, attention) {}
+
+  ModelWeights weights;
+  RopeFrequencies rope;
+  StepRows step;
+  CacheAttention attention;
+  NativeOps native;
+  AtenOps aten;
+};
+
+Model::Model(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+Model::Model(Model&&) noexcept = default;
+Model& Model::operator=(Model&&) noexcept = default;
+Model::~Model() = default;
+
+Model Model::load(const ModelFile& file, WeightStorage storage, ThreadPool& pool,
+                  const ProgressFn& progress) {
+  at::set_num_threads(pool.num_threads());
+  return Model(std::make_unique<Impl>(load_weights(file, storage, pool, progress), pool));
+}
+
+const ModelConfig& Model::config() const {
+  return impl_->weights.config;
+}
+
+const ModelWeights& Model::weights() const {
+  return impl_->weights;
+}
+
+void Model::forward(std::span<const StepItem> items, float* hidden, Backend backend) {
+  Impl& m = *impl_;
+  m.step.assign(items, m.weights.config, m.rope);
+  if (items.empty()) return;
+  const auto tokens = m.step.tokens();
+  const auto wanted = m.step.wanted_rows();
+  LOWKEY_CHECK(hidden != nullptr || wanted.empty(), "{} rows wanted, but nowhere to put them",
+               wanted.size());
+  if (use_native(m.step.num_rows(), backend)) {
+    m.native.begin(m.step);
+    const NativeOps::Value rows = transformer(m.native, m.weights, tokens, wanted);
+    std::copy_n(rows.data(), rows.count(), hidden);
+    return;
+  }
+  translate_errors([&] {
+    const c10::InferenceMode inference;
+    m.aten.begin(m.step);
+    const at::Tensor rows = transformer(m.aten, m.weights, tokens, wanted).contiguous();
+    std::copy_n(rows.const_data_ptr<float>(), rows.numel(), hidden);
+  });
+}
+
+void Model::logits(const float* hidden, int64_t rows, float* out, Backend backend) {
+  Impl& m = *impl_;
+  if (use_native(rows, backend)) {
+    m.native.logits(m.weights.head(), hidden, rows, out);
+    return;
+  }
+  translate_errors([&] {
+    const c10::InferenceMode inference;
+    m.aten.logits(m.weights.head(), hidden, rows, out);
+  });
+}
+
+}  // namespace lowkey

@@ -1,0 +1,60 @@
+#pragma once
+// A Llama-architecture model that computes on packed caches. Prefill runs on libtorch, decode steps
+// of few rows on our own kernels; which one ran shows in the speed only, up to rounding. Torch-free
+// header.
+//
+// Belongs to one thread at a time, with the pool it was given: never two models at work on one pool
+// at once.
+#include <cstdint>
+#include <memory>
+#include <span>
+
+#include "core/progress.h"
+#include "core/threads.h"
+#include "linear/weight_matrix.h"
+#include "load/model_file.h"
+#include "model/step.h"
+#include "model/weights.h"
+
+namespace lowkey {
+
+// Steps of up to this many rows run natively: our kernels read the weights from memory once per few
+// rows, and the fork and join of ATen's threads for each small matrix costs more than its faster
+// GEMM gains. Above, compute bounds the step and ATen's blocking wins.
+inline constexpr int64_t kNativeRows = 8;
+
+// Which implementation a step runs on: for tests and benches that compare them.
+enum class Backend : uint8_t { kAuto, kNative, kAten };
+
+class Model {
+ public:
+  // Converts the weights (WeightStorage) on all threads of `pool`; file and pool must outlive the
+  // model. Sets the number of ATen's threads to the pool's. Throws Error as load_weights.
+  static Model load(const ModelFile& file, WeightStorage storage, ThreadPool& pool,
+                    const ProgressFn& progress = {});
+
+  Model(Model&&) noexcept;
+  Model& operator=(Model&&) noexcept;
+  ~Model();
+
+  const ModelConfig& config() const;
+  const ModelWeights& weights() const;
+
+  // Runs the items' tokens through all layers and stores their K and V. The hidden states after the
+  // final norm of the rows that were wanted go to `hidden` [wanted rows, hidden_size], items in
+  // order (null if none are). Throws Error: as StepRows::assign, with the sequences untouched;
+  // as KvSequence::append or kResourceExhausted (memory), after which the sequences of the step are
+  // unusable.
+  void forward(std::span<const StepItem> items, float* hidden, Backend backend = Backend::kAuto);
+
+  // hidden: [rows, hidden_size] -> out: [rows, vocab_size]. Callers with many rows go in blocks:
+  // logits are large.
+  void logits(const float* hidden, int64_t rows, float* out, Backend backend = Backend::kAuto);
+
+ private:
+  struct Impl;
+  explicit Model(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace lowkey

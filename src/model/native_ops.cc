@@ -1,0 +1,123 @@
+#include "model/native_ops.h"
+
+#include <algorithm>
+
+#include "core/error.h"
+#include "linear/elementwise.h"
+
+namespace lowkey {
+
+static_assert(LayerOps<NativeOps>);
+
+namespace {
+
+int64_t widest(const ModelConfig& config) {
+  return std::max({static_cast<int64_t>(config.hidden_size),
+                   static_cast<int64_t>(config.intermediate_size),
+                   static_cast<int64_t>(config.num_qo_heads) * config.head_dim,
+                   static_cast<int64_t>(config.num_kv_heads) * config.head_dim});
+}
+
+}  // namespace
+
+RowBuffers::Rows& RowBuffers::Rows::operator=(Rows&& other) noexcept {
+  if (this == &other) return *this;
+  give_back();
+  owner_ = std::exchange(other.owner_, nullptr);
+  data_ = std::exchange(other.data_, nullptr);
+  rows_ = std::exchange(other.rows_, 0);
+  cols_ = std::exchange(other.cols_, 0);
+  return *this;
+}
+
+void RowBuffers::Rows::give_back() {
+  if (owner_) owner_->free_.push_back(data_);  // capacity was reserved in lend()
+  owner_ = nullptr;
+}
+
+RowBuffers::Rows RowBuffers::lend(int64_t rows, int64_t cols) {
+  LOWKEY_CHECK(rows * cols <= floats_, "{} rows of {} floats in a buffer of {}", rows, cols,
+               floats_);
+  if (free_.empty()) {
+    buffers_.emplace_back(static_cast<size_t>(floats_));
+    free_.reserve(buffers_.size());
+    free_.push_back(buffers_.back().data());
+  }
+  Rows loan;
+  loan.owner_ = this;
+  loan.data_ = free_.back();
+  loan.rows_ = rows;
+  loan.cols_ = cols;
+  free_.pop_back();
+  return loan;
+}
+
+NativeOps::NativeOps(const ModelConfig& config, int64_t max_rows, ThreadPool& pool,
+                     CacheAttention& attention)
+    : norm_eps_(static_cast<float>(config.norm_eps)),
+      head_dim_(config.head_dim),
+      max_rows_(max_rows),
+      pool_(pool),
+      attention_(attention),
+      buffers_(max_rows * widest(config)) {}
+
+NativeOps::Value NativeOps::embed(const WeightMatrix& table, std::span<const int32_t> tokens) {
+  const auto rows = std::ssize(tokens);
+  LOWKEY_CHECK(rows <= max_rows_, "{} rows in a step of at most {}", rows, max_rows_);
+  Value x = buffers_.lend(rows, table.cols());
+  for (int64_t i = 0; i < rows; ++i) {
+    table.dequantize_rows(tokens[static_cast<size_t>(i)], 1, x.row(i));
+  }
+  return x;
+}
+
+void NativeOps::multiply(const Value& x, std::span<const MatmulOutput> outputs) {
+  matmul({x.data(), x.rows(), outputs}, pool_, matmul_scratch_);
+}
+
+NativeOps::Value NativeOps::rms_norm(const Value& x, const std::vector<float>& weight) {
+  Value y = buffers_.lend(x.rows(), x.cols());
+  lowkey::rms_norm(x.data(), weight.data(), norm_eps_, x.rows(), x.cols(), y.data());
+  return y;
+}
+
+NativeOps::Value NativeOps::rope(Value x, int32_t num_heads) {
+  for (int64_t row = 0; row < x.rows(); ++row) {
+    rotate_heads(x.row(row), num_heads, head_dim_, step_->cos(row), step_->sin(row),
+                 step_->half_dim());
+  }
+  return x;
+}
+
+NativeOps::Value NativeOps::attend(int32_t layer, const Value& q, const Value& k, const Value& v) {
+  Value out = buffers_.lend(q.rows(), q.cols());
+  attention_.run(layer, step_->items(), q.data(), k.data(), v.data(), out.data());
+  return out;
+}
+
+NativeOps::Value NativeOps::silu_mul(Value gate, const Value& up) {
+  lowkey::silu_mul(gate.data(), up.data(), gate.count());
+  return gate;
+}
+
+NativeOps::Value NativeOps::add(Value x, const Value& y) {
+  lowkey::add(x.data(), y.data(), x.count());
+  return x;
+}
+
+NativeOps::Value NativeOps::select_rows(Value x, std::span<const int64_t> rows) {
+  int64_t kept = 0;
+  for (int64_t row : rows) {  // ascending, so nothing is overwritten before it is read
+    if (row != kept) std::copy_n(x.row(row), x.cols(), x.row(kept));
+    ++kept;
+  }
+  x.truncate(kept);
+  return x;
+}
+
+void NativeOps::logits(const WeightMatrix& head, const float* hidden, int64_t rows, float* out) {
+  const MatmulOutput output{&head, nullptr, out};
+  matmul({hidden, rows, {&output, 1}}, pool_, matmul_scratch_);
+}
+
+}  // namespace lowkey

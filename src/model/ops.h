@@ -1,0 +1,47 @@
+#pragma once
+// The operations a transformer is written over (decoder_layer.h). An implementation says what a
+// Value is: rows of activations [rows, channels], movable. Operations that take a Value by value
+// may reuse its memory; the others leave it alone. Torch-free.
+//
+//   NativeOps  decode of few rows: no torch, no allocation      native_ops.h
+//   AtenOps    prefill; differentiable but for attend           aten_ops.h
+//
+// Another way of computing (training on exact K and V, probing) is another implementation, or one
+// that wraps an implementation and looks at what passes.
+#include <array>
+#include <concepts>
+#include <cstdint>
+#include <span>
+#include <utility>
+#include <vector>
+
+#include "model/weights.h"
+
+namespace lowkey {
+
+template <typename Ops>
+concept LayerOps = requires(Ops ops, typename Ops::Value x, const typename Ops::Value& y,
+                            const Linear& linear, const WeightMatrix& table,
+                            const std::vector<float>& weight, std::span<const int32_t> tokens,
+                            std::span<const int64_t> rows, int32_t n) {
+  requires std::movable<typename Ops::Value>;
+  // Rows of `table`: [tokens, hidden].
+  { ops.embed(table, tokens) } -> std::same_as<typename Ops::Value>;
+  // y W^T + bias, and several matrices over one input.
+  { ops.linear(y, linear) } -> std::same_as<typename Ops::Value>;
+  { ops.linears(y, linear, linear) } -> std::same_as<std::array<typename Ops::Value, 2>>;
+  // y / sqrt(mean(y^2) + eps) * weight, row by row.
+  { ops.rms_norm(y, weight) } -> std::same_as<typename Ops::Value>;
+  // Turns n heads of each row to the row's position.
+  { ops.rope(std::move(x), n) } -> std::same_as<typename Ops::Value>;
+  // Causal attention of layer n on everything its sequences hold: q, k, v -> [rows, q channels].
+  { ops.attend(n, y, y, y) } -> std::same_as<typename Ops::Value>;
+  // silu(x) * y.
+  { ops.silu_mul(std::move(x), y) } -> std::same_as<typename Ops::Value>;
+  // x + y.
+  { ops.add(std::move(x), y) } -> std::same_as<typename Ops::Value>;
+  // Some of the rows, in ascending order.
+  { ops.select_rows(std::move(x), rows) } -> std::same_as<typename Ops::Value>;
+};
+
+}  // namespace lowkey
