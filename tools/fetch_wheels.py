@@ -30,9 +30,17 @@ class Wheel:
     sha256: str
     # Paths inside the wheel, files or folders: each one is put in place by one rename.
     keep: tuple[str, ...]
+    # Folders within those that must not come along.
+    leave_out: tuple[str, ...] = ()
 
     def stamp(self) -> str:
-        return f"{self.requirement} sha256:{self.sha256} {' '.join(self.keep)}\n"
+        return f"{self.requirement} sha256:{self.sha256} {' '.join(self.keep)} -{' -'.join(self.leave_out)}\n"
+
+    def wants(self, name: str) -> bool:
+        def within(folders: tuple[str, ...]) -> bool:
+            return any(name == folder or name.startswith(folder + "/") for folder in folders)
+
+        return within(self.keep) and not within(self.leave_out)
 
 
 # libtorch_cpu.so needs the two NVIDIA libraries to load, even though nothing here calls them; it finds them
@@ -42,6 +50,8 @@ TORCH = (
         "torch==2.15.0",
         "48c2d861134c0b5697c7602cb5ffa68f62a2989fdcd1717e593356f67996ca1e",
         ("torch/include", "torch/lib/libtorch_cpu.so", "torch/lib/libc10.so", "torch/lib/libgomp.so.1"),
+        # The wheel's own copy of fmt (no ATen header needs it) would hide Debian's, which we link.
+        leave_out=("torch/include/fmt",),
     ),
     Wheel(
         "nvidia-cuda-runtime==13.2.86",
@@ -92,7 +102,7 @@ def download(wheel: Wheel, folder: pathlib.Path) -> pathlib.Path:
 def unpack(wheel: Wheel, file: pathlib.Path, folder: pathlib.Path) -> None:
     with zipfile.ZipFile(file) as archive:
         for name in archive.namelist():
-            if any(name == keep or name.startswith(keep + "/") for keep in wheel.keep):
+            if wheel.wants(name):
                 archive.extract(name, folder)
     for keep in wheel.keep:
         if not (folder / keep).exists():

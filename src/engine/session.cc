@@ -23,7 +23,7 @@ const char* stop_reason_name(StopReason reason) {
   switch (reason) {
     case StopReason::kEndOfAnswer: return "end";
     case StopReason::kStopString: return "stop";
-    case StopReason::kMaxTokens: return "length";
+    case StopReason::kTokenLimit: return "length";
     case StopReason::kContextFull: return "context";
     case StopReason::kCancelled: return "cancelled";
   }
@@ -112,7 +112,7 @@ GenerateResult Session::generate(std::span<const int32_t> prompt, const Generate
       }
       if (options.max_tokens > 0 &&
           static_cast<int64_t>(result.tokens.size()) >= options.max_tokens) {
-        result.reason = StopReason::kMaxTokens;
+        result.reason = StopReason::kTokenLimit;
         break;
       }
       if (length() + 1 >= context) {

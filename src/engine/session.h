@@ -24,7 +24,13 @@ struct GenerateOptions {
       nullptr;  // set from a signal handler: ends after the current token
 };
 
-enum class StopReason : uint8_t { kEndOfAnswer, kStopString, kMaxTokens, kContextFull, kCancelled };
+enum class StopReason : uint8_t {
+  kEndOfAnswer,
+  kStopString,
+  kTokenLimit,
+  kContextFull,
+  kCancelled
+};
 const char* stop_reason_name(StopReason reason);
 
 struct GenerateResult {
