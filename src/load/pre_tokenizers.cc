@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "core/error.h"
+#include "load/search.h"
 #include "load/unicode.h"
 #include "load/utf8.h"
 
@@ -38,18 +39,6 @@ PreTokenizerStep isolate(std::string_view pattern) {
   PreTokenizerStep step;
   step.pattern = pattern;
   return step;
-}
-
-std::string replace_all(std::string_view text, std::string_view from, std::string_view to) {
-  std::string out;
-  out.reserve(text.size());
-  size_t at = 0;
-  for (size_t hit; (hit = text.find(from, at)) != std::string_view::npos; at = hit + from.size()) {
-    out += text.substr(at, hit - at);
-    out += to;
-  }
-  out += text.substr(at);
-  return out;
 }
 
 // Alternating stretches of well-formed and ill-formed bytes.
@@ -221,7 +210,7 @@ std::string Normalizer::apply(std::string_view text) const {
       case NormalizerStep::Kind::kPrepend:
         if (!out.empty()) out.insert(0, step.to);
         break;
-      case NormalizerStep::Kind::kReplace: out = replace_all(out, step.from, step.to); break;
+      case NormalizerStep::Kind::kReplace: out = replace_text(out, step.from, step.to); break;
     }
   }
   return out;
@@ -242,7 +231,7 @@ PieceText PreTokenizer::split(std::string text, bool first) const {
       case PreTokenizerStep::Kind::kSplit: split_pieces(out, step, patterns_[pattern++]); break;
       case PreTokenizerStep::Kind::kReplace:
         rewrite(out, [&](std::string_view piece, const Piece*, std::string& to) {
-          to += replace_all(piece, step.from, step.to);
+          to += replace_text(piece, step.from, step.to);
         });
         break;
       case PreTokenizerStep::Kind::kPrefix: {

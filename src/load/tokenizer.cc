@@ -10,6 +10,7 @@
 #include "load/added_tokens.h"
 #include "load/byte_alphabet.h"
 #include "load/pre_tokenizers.h"
+#include "load/search.h"
 #include "load/token_models.h"
 #include "load/unicode.h"
 #include "load/utf8.h"
@@ -34,19 +35,6 @@ std::optional<uint8_t> byte_of(std::string_view token) {
   return value;
 }
 
-std::string spaces_from_markers(std::string_view text) {
-  std::string out;
-  out.reserve(text.size());
-  size_t at = 0;
-  for (size_t hit; (hit = text.find(kSpaceMarker, at)) != std::string_view::npos;
-       at = hit + kSpaceMarker.size()) {
-    out += text.substr(at, hit - at);
-    out += ' ';
-  }
-  out += text.substr(at);
-  return out;
-}
-
 std::string bytes_of_token(const TokenizerSpec& spec, size_t id) {
   const std::string& text = spec.tokens[id];
   const TokenKind kind = spec.token_kinds[id];
@@ -59,7 +47,7 @@ std::string bytes_of_token(const TokenizerSpec& spec, size_t id) {
     return std::string(1, static_cast<char>(*byte));
   }
   if (prints_as_nothing(kind)) return text;
-  if (spec.kind != TokenizerKind::kByteLevelBpe) return spaces_from_markers(text);
+  if (spec.kind != TokenizerKind::kByteLevelBpe) return replace_text(text, kSpaceMarker, " ");
   if (kind == TokenKind::kUserDefined) return text;
   // Hugging Face prints a token with characters outside the alphabet as it stands.
   return bytes_from_alphabet(text).value_or(text);
@@ -202,8 +190,9 @@ struct Tokenizer::Impl {
     } else if (token.normalized) {
       const std::string normalized = normalizer.apply(spec.tokens[id]);
       normalized_added.insert(normalized, value, false);
-      bytes[id] =
-          spec.kind == TokenizerKind::kByteLevelBpe ? normalized : spaces_from_markers(normalized);
+      bytes[id] = spec.kind == TokenizerKind::kByteLevelBpe
+                      ? normalized
+                      : replace_text(normalized, kSpaceMarker, " ");
     } else {
       raw_added.insert(spec.tokens[id], value, false);
     }
