@@ -24,8 +24,31 @@ import jsonschema
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SAMPLES = 400
 DAMAGED_PER_SAMPLE = 25
-WRONG_VALUES = [None, True, -1, 0, 3, 5, 70000, 4.5, 2**64 - 1, 2**70, "", "x", "head", "*", "0-3",
-                "3-", "-3", " 3", "a" * 64, [], {}, [1], {"bits": 16}]
+WRONG_VALUES = [
+    None,
+    True,
+    -1,
+    0,
+    3,
+    5,
+    70000,
+    4.5,
+    2**64 - 1,
+    2**70,
+    "",
+    "x",
+    "head",
+    "*",
+    "0-3",
+    "3-",
+    "-3",
+    " 3",
+    "a" * 64,
+    [],
+    {},
+    [1],
+    {"bits": 16},
+]
 
 
 def paths(value, path=()):
@@ -104,9 +127,11 @@ def main():
         if in_schema != in_parser or (index < len(good) and not in_parser):
             disagreements += 1
             print(f"schema says {in_schema}, parser says: {answer}\n  {json.dumps(document)}")
-    print(f"{len(examples)} examples, {len(good) - len(examples)} written recipes, "
-          f"{len(documents) - len(good)} damaged ones: {accepted} accepted, "
-          f"{len(documents) - accepted} refused, {disagreements} disagreements")
+    print(
+        f"{len(examples)} examples, {len(good) - len(examples)} written recipes, "
+        f"{len(documents) - len(good)} damaged ones: {accepted} accepted, "
+        f"{len(documents) - accepted} refused, {disagreements} disagreements"
+    )
     sys.exit(disagreements != 0)
 
 
