@@ -13,11 +13,9 @@ namespace {
 // Weights a thread claims at a time: a microsecond or two of reading, many times the cost of
 // claiming, and small enough that the last one to finish keeps nobody waiting.
 constexpr int64_t kTaskBytes = 32 << 10;
-constexpr int64_t kRowMultiple = 4;  // of the kernels' register tiles
 
 int64_t rows_per_task(const WeightMatrix& weight) {
-  const int64_t rows = kTaskBytes / std::max<int64_t>(1, weight.row_bytes());
-  return std::max(kRowMultiple, rows / kRowMultiple * kRowMultiple);
+  return std::max<int64_t>(1, kTaskBytes / std::max<int64_t>(1, weight.row_bytes()));
 }
 
 }  // namespace

@@ -4,8 +4,9 @@
 // everyone (ODR).
 //
 // A format is a function that yields the next 32 weights of a row as floats in registers
-// (kParts of them); dot products, tiles and unpacking are written once over it. At one input the
-// decoding is what limits (measured on Zen 4, Q4_1: half of memory speed); multiplying codes by
+// (kParts of them); dot products and unpacking are written once over it. Floats, bf16 and Q8_0 are
+// read at the speed of memory (one core of Zen 4, one input: 21, 25 and 18 GB/s where a plain read
+// made 29, on a busy machine); 4-bit blocks at 8 GB/s, limited by decoding. Multiplying codes by
 // 8-bit inputs instead is another kernel behind the same table.
 #include <cstddef>
 #include <cstdint>
@@ -32,19 +33,14 @@ constexpr int kWidth = 4;
 #endif
 constexpr int kParts = kGroupColumns / kWidth;
 
-// Register tiles: weight rows x inputs, for one input and for several.
+// Inputs that share a row of weights in one pass; their sums stay in registers. Never two rows at a
+// time: memory is read front to back, or it gives half (25 GB/s became 11 with four rows abreast).
 #if defined(__AVX512F__)
-constexpr int kRowsAlone = 4;
-constexpr int kRowsShared = 2;
-constexpr int kInputsShared = 4;
+constexpr int kInputsAtOnce = 8;
 #elif defined(__AVX2__)
-constexpr int kRowsAlone = 2;
-constexpr int kRowsShared = 1;
-constexpr int kInputsShared = 2;
+constexpr int kInputsAtOnce = 2;
 #else
-constexpr int kRowsAlone = 1;
-constexpr int kRowsShared = 1;
-constexpr int kInputsShared = 1;
+constexpr int kInputsAtOnce = 1;
 #endif
 
 typedef float F32 __attribute__((vector_size(kWidth * 4)));
@@ -395,84 +391,53 @@ struct Q6_K {
 
 // -------- dot products
 
-template <typename Format, int kRows, int kInputs>
-LOWKEY_INLINE void dot_tile(const DotArgs& a, int64_t row, int64_t input) {
-  const uint8_t* weights[kRows];
-  for (int r = 0; r < kRows; ++r) {
-    weights[r] = reinterpret_cast<const uint8_t*>(a.weights) + (row + r) * a.row_bytes;
-  }
+template <typename Format, int kInputs>
+LOWKEY_INLINE void dot_row(const DotArgs& a, int64_t row, int64_t input) {
+  const auto* weights = reinterpret_cast<const uint8_t*>(a.weights) + row * a.row_bytes;
   const float* x = a.x + input * a.x_stride;
-  Group sums[kRows][kInputs] = {};
-  const auto accumulate = [&](const Group& w, Group(&sum)[kInputs], int64_t g)
-      __attribute__((always_inline)) {
+  Group sums[kInputs] = {};
+  const auto accumulate = [&](const Group& w, int64_t g) __attribute__((always_inline)) {
 #pragma GCC unroll 8
     for (int i = 0; i < kInputs; ++i) {
 #pragma GCC unroll 8
       for (int p = 0; p < kParts; ++p) {
         const F32 values = load_f32(x + i * a.x_stride + g * kGroupColumns + p * kWidth);
-        sum[i].part[p] = fused(w.part[p], values, sum[i].part[p]);
+        sums[i].part[p] = fused(w.part[p], values, sums[i].part[p]);
       }
     }
   };
   const int64_t groups = a.cols / kGroupColumns;
-  for (int64_t g = 0; g < groups; ++g) {
-#pragma GCC unroll 8
-    for (int r = 0; r < kRows; ++r) accumulate(Format::load(weights[r], g), sums[r], g);
-  }
+  for (int64_t g = 0; g < groups; ++g) accumulate(Format::load(weights, g), g);
   if constexpr (Format::kHasTail) {
     const int64_t tail = a.cols - groups * kGroupColumns;
-    if (tail > 0) {
-#pragma GCC unroll 8
-      for (int r = 0; r < kRows; ++r) {
-        accumulate(Format::load_tail(weights[r], groups, tail), sums[r], groups);
-      }
-    }
+    if (tail > 0) accumulate(Format::load_tail(weights, groups, tail), groups);
   }
+  const float bias = a.bias ? a.bias[row] : 0.0f;
 #pragma GCC unroll 8
-  for (int r = 0; r < kRows; ++r) {
-    const float bias = a.bias ? a.bias[row + r] : 0.0f;
-#pragma GCC unroll 8
-    for (int i = 0; i < kInputs; ++i) {
-      a.y[(input + i) * a.y_stride + row + r] = tree_sum(sums[r][i]) + bias;
-    }
-  }
+  for (int i = 0; i < kInputs; ++i) a.y[(input + i) * a.y_stride + row] = tree_sum(sums[i]) + bias;
 }
 
-// The inputs from `input` on that are fewer than a full tile.
-template <typename Format, int kRows, int kInputs>
+// The inputs from `input` on, when they are at most kInputs.
+template <typename Format, int kInputs>
 LOWKEY_INLINE void dot_rest(const DotArgs& a, int64_t row, int64_t input) {
   if constexpr (kInputs > 0) {
     if (a.num_inputs - input == kInputs) {
-      dot_tile<Format, kRows, kInputs>(a, row, input);
+      dot_row<Format, kInputs>(a, row, input);
     } else {
-      dot_rest<Format, kRows, kInputs - 1>(a, row, input);
+      dot_rest<Format, kInputs - 1>(a, row, input);
     }
   }
-}
-
-template <typename Format, int kRows>
-LOWKEY_INLINE void dot_shared(const DotArgs& a, int64_t row) {
-  int64_t input = 0;
-  for (; input + kInputsShared <= a.num_inputs; input += kInputsShared) {
-    dot_tile<Format, kRows, kInputsShared>(a, row, input);
-  }
-  dot_rest<Format, kRows, kInputsShared - 1>(a, row, input);
 }
 
 template <typename Format>
 void dot(const DotArgs& a) noexcept {
-  int64_t row = 0;
-  if (a.num_inputs == 1) {
-    for (; row + kRowsAlone <= a.num_rows; row += kRowsAlone) {
-      dot_tile<Format, kRowsAlone, 1>(a, row, 0);
+  for (int64_t row = 0; row < a.num_rows; ++row) {
+    int64_t input = 0;
+    for (; input + kInputsAtOnce < a.num_inputs; input += kInputsAtOnce) {
+      dot_row<Format, kInputsAtOnce>(a, row, input);
     }
-    for (; row < a.num_rows; ++row) dot_tile<Format, 1, 1>(a, row, 0);
-    return;
+    dot_rest<Format, kInputsAtOnce>(a, row, input);
   }
-  for (; row + kRowsShared <= a.num_rows; row += kRowsShared) {
-    dot_shared<Format, kRowsShared>(a, row);
-  }
-  for (; row < a.num_rows; ++row) dot_shared<Format, 1>(a, row);
 }
 
 template <typename Format>

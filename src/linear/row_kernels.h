@@ -5,8 +5,8 @@
 // nothing.
 //
 // The order of additions of a dot product is fixed: 32 running sums (element c goes to sum c mod
-// 32), then a tree. It depends on neither the shape of the tile nor how many inputs share the
-// weights, so a row of a batch gets the same bits as alone.
+// 32), then a tree. It does not depend on how many inputs share the weights: a row of a batch gets
+// the bits it would get alone.
 #include <array>
 #include <cstddef>
 #include <cstdint>

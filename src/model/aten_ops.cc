@@ -21,7 +21,7 @@ at::Tensor view_of(const std::vector<float>& values) {
 }
 
 // What a matrix kept in blocks is unpacked to: bf16 products are twice as fast where the processor
-// has them, and several times slower where it has not (facts in docs/performance.md).
+// has them, and several times slower where it has not.
 at::ScalarType unpacked_type() {
   return cpu_features().avx512_bf16 ? at::kBFloat16 : at::kFloat;
 }
