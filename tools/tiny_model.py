@@ -8,6 +8,7 @@ As a module: TinyModel(TinyModelOptions(...)).tensors() gives the weights as flo
 lowkey's names, .hugging_face_names() what they are called there, .write_hugging_face(folder) the
 files. Needs numpy. The rule by which values come about is in tests/support/tiny_model.h.
 """
+
 import argparse
 import dataclasses
 import hashlib
@@ -21,17 +22,25 @@ import tempfile
 import numpy as np
 
 END_OF_TEXT, IM_START, IM_END = 288, 289, 290
-MERGES = ("Ġ t|Ġ a|h e|i n|r e|o n|Ġt he|e r|Ġ s|a t|Ġ w|Ġ o|e n|Ġ c|i t|i s|a n|o r|e s|Ġ b|e d|Ġ f|"
-          "in g|Ġ p|o u|Ġa n|a l|a r|Ġt o|Ġ m|Ġo f|Ġ in").split("|")
+MERGES = (
+    "Ġ t|Ġ a|h e|i n|r e|o n|Ġt he|e r|Ġ s|a t|Ġ w|Ġ o|e n|Ġ c|i t|i s|a n|o r|e s|Ġ b|e d|Ġ f|"
+    "in g|Ġ p|o u|Ġa n|a l|a r|Ġt o|Ġ m|Ġo f|Ġ in"
+).split("|")
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\\n' + message['content'] + "
     "'<|im_end|>' + '\\n'}}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}"
-    "{% endif %}")
+    "{% endif %}"
+)
 ROPE_SCALING = {
     "none": None,
     "linear": {"rope_type": "linear", "factor": 4.0},
-    "llama3": {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-               "original_max_position_embeddings": 64},
+    "llama3": {
+        "rope_type": "llama3",
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 64,
+    },
 }
 TORCH_DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 LINEARS = {  # lowkey's name: (Hugging Face's, rows, columns, which option gives it a bias)
@@ -125,8 +134,7 @@ class TinyModel:
         self._tensors, self._names = {}, {}
         self._rng = SplitMix64(self.options.seed)
         o = self.options
-        sizes = {"hidden": o.hidden, "ffn": o.ffn, "q": o.heads * o.head_dim,
-                 "kv": o.kv_heads * o.head_dim}
+        sizes = {"hidden": o.hidden, "ffn": o.ffn, "q": o.heads * o.head_dim, "kv": o.kv_heads * o.head_dim}
         self._add("embed.weight", "model.embed_tokens.weight", (o.vocab, o.hidden), 0.0, 1.0)
         for layer in range(o.layers):
             ours, theirs = f"layers.{layer}.", f"model.layers.{layer}."
@@ -137,8 +145,9 @@ class TinyModel:
             def linear(name, ours=ours, theirs=theirs):
                 hf_name, rows, columns, bias = LINEARS[name]
                 rows, columns = sizes[rows], sizes[columns]
-                self._add(f"{ours}{name}.weight", f"{theirs}{hf_name}.weight", (rows, columns), 0.0,
-                          math.sqrt(3.0 / columns))
+                self._add(
+                    f"{ours}{name}.weight", f"{theirs}{hf_name}.weight", (rows, columns), 0.0, math.sqrt(3.0 / columns)
+                )
                 if getattr(o, bias):
                     self._add(f"{ours}{name}.bias", f"{theirs}{hf_name}.bias", (rows,), 0.0, 0.1)
 
@@ -169,32 +178,64 @@ class TinyModel:
     def config(self):
         o = self.options
         return {
-            "architectures": ["LlamaForCausalLM"], "attention_bias": o.attention_bias,
-            "bos_token_id": END_OF_TEXT, "eos_token_id": IM_END, "head_dim": o.head_dim,
-            "hidden_act": "silu", "hidden_size": o.hidden, "intermediate_size": o.ffn,
-            "max_position_embeddings": o.max_context, "mlp_bias": o.mlp_bias, "model_type": "llama",
-            "num_attention_heads": o.heads, "num_hidden_layers": o.layers,
-            "num_key_value_heads": o.kv_heads, "rms_norm_eps": o.norm_eps,
-            "rope_scaling": ROPE_SCALING[o.rope_scaling], "rope_theta": o.rope_base,
-            "tie_word_embeddings": o.tied, "torch_dtype": TORCH_DTYPES[o.dtype],
+            "architectures": ["LlamaForCausalLM"],
+            "attention_bias": o.attention_bias,
+            "bos_token_id": END_OF_TEXT,
+            "eos_token_id": IM_END,
+            "head_dim": o.head_dim,
+            "hidden_act": "silu",
+            "hidden_size": o.hidden,
+            "intermediate_size": o.ffn,
+            "max_position_embeddings": o.max_context,
+            "mlp_bias": o.mlp_bias,
+            "model_type": "llama",
+            "num_attention_heads": o.heads,
+            "num_hidden_layers": o.layers,
+            "num_key_value_heads": o.kv_heads,
+            "rms_norm_eps": o.norm_eps,
+            "rope_scaling": ROPE_SCALING[o.rope_scaling],
+            "rope_theta": o.rope_base,
+            "tie_word_embeddings": o.tied,
+            "torch_dtype": TORCH_DTYPES[o.dtype],
             "vocab_size": o.vocab,
         }
 
     def tokenizer(self):
         tokens = vocabulary(self.options.vocab)
-        byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True,
-                      "use_regex": True}
-        added = [{"id": i, "content": tokens[i], "single_word": False, "lstrip": False,
-                  "rstrip": False, "normalized": False, "special": True}
-                 for i in (END_OF_TEXT, IM_START, IM_END)]
+        byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+        added = [
+            {
+                "id": i,
+                "content": tokens[i],
+                "single_word": False,
+                "lstrip": False,
+                "rstrip": False,
+                "normalized": False,
+                "special": True,
+            }
+            for i in (END_OF_TEXT, IM_START, IM_END)
+        ]
         return {
-            "version": "1.0", "truncation": None, "padding": None, "added_tokens": added,
-            "normalizer": None, "pre_tokenizer": byte_level, "post_processor": None,
+            "version": "1.0",
+            "truncation": None,
+            "padding": None,
+            "added_tokens": added,
+            "normalizer": None,
+            "pre_tokenizer": byte_level,
+            "post_processor": None,
             "decoder": byte_level,
-            "model": {"type": "BPE", "dropout": None, "unk_token": None,
-                      "continuing_subword_prefix": None, "end_of_word_suffix": None,
-                      "fuse_unk": False, "byte_fallback": False, "ignore_merges": False,
-                      "vocab": {token: i for i, token in enumerate(tokens)}, "merges": MERGES},
+            "model": {
+                "type": "BPE",
+                "dropout": None,
+                "unk_token": None,
+                "continuing_subword_prefix": None,
+                "end_of_word_suffix": None,
+                "fuse_unk": False,
+                "byte_fallback": False,
+                "ignore_merges": False,
+                "vocab": {token: i for i, token in enumerate(tokens)},
+                "merges": MERGES,
+            },
         }
 
     def write_hugging_face(self, folder):
@@ -202,25 +243,44 @@ class TinyModel:
         folder = pathlib.Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / "config.json", self.config())
-        write_json(folder / "generation_config.json", {
-            "bos_token_id": END_OF_TEXT, "do_sample": True, "eos_token_id": [IM_END, END_OF_TEXT],
-            "pad_token_id": IM_END, "temperature": 0.75, "top_k": 40, "top_p": 0.9})
+        write_json(
+            folder / "generation_config.json",
+            {
+                "bos_token_id": END_OF_TEXT,
+                "do_sample": True,
+                "eos_token_id": [IM_END, END_OF_TEXT],
+                "pad_token_id": IM_END,
+                "temperature": 0.75,
+                "top_k": 40,
+                "top_p": 0.9,
+            },
+        )
         write_json(folder / "tokenizer.json", self.tokenizer())
-        write_json(folder / "tokenizer_config.json", {
-            "add_bos_token": False, "bos_token": "<|endoftext|>", "chat_template": CHAT_TEMPLATE,
-            "clean_up_tokenization_spaces": False, "eos_token": "<|im_end|>",
-            "model_max_length": o.max_context, "pad_token": "<|im_end|>",
-            "tokenizer_class": "PreTrainedTokenizerFast"})
+        write_json(
+            folder / "tokenizer_config.json",
+            {
+                "add_bos_token": False,
+                "bos_token": "<|endoftext|>",
+                "chat_template": CHAT_TEMPLATE,
+                "clean_up_tokenization_spaces": False,
+                "eos_token": "<|im_end|>",
+                "model_max_length": o.max_context,
+                "pad_token": "<|im_end|>",
+                "tokenizer_class": "PreTrainedTokenizerFast",
+            },
+        )
         names = list(self._tensors)
         weight_map, total = {}, 0
         for shard in range(o.shards):
-            file = ("model.safetensors" if o.shards == 1
-                    else f"model-{shard + 1:05}-of-{o.shards:05}.safetensors")
+            file = "model.safetensors" if o.shards == 1 else f"model-{shard + 1:05}-of-{o.shards:05}.safetensors"
             header, data = {"__metadata__": {"format": "pt"}}, b""
-            for name in names[shard::o.shards]:
+            for name in names[shard :: o.shards]:
                 raw = encode(self._tensors[name], o.dtype)
-                header[self._names[name]] = {"dtype": o.dtype, "shape": list(self._tensors[name].shape),
-                                             "data_offsets": [len(data), len(data) + len(raw)]}
+                header[self._names[name]] = {
+                    "dtype": o.dtype,
+                    "shape": list(self._tensors[name].shape),
+                    "data_offsets": [len(data), len(data) + len(raw)],
+                }
                 weight_map[self._names[name]] = file
                 data += raw
             text = json.dumps(header, separators=(",", ":")).encode()
@@ -228,17 +288,37 @@ class TinyModel:
             (folder / file).write_bytes(struct.pack("<Q", len(text)) + text + data)
             total += len(data)
         if o.shards > 1:
-            write_json(folder / "model.safetensors.index.json",
-                       {"metadata": {"total_size": total}, "weight_map": weight_map})
+            write_json(
+                folder / "model.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": weight_map}
+            )
 
 
 GOLDEN_OPTIONS = [
     {},
-    {"seed": 2, "tied": False, "attention_bias": True, "mlp_bias": True, "rope_scaling": "llama3",
-     "dtype": "BF16", "shards": 3, "vocab": 300},
-    {"seed": 18446744073709551615, "layers": 1, "hidden": 48, "heads": 3, "kv_heads": 3,
-     "head_dim": 32, "ffn": 80, "rope_scaling": "linear", "dtype": "F16", "rope_base": 500000.0,
-     "norm_eps": 1e-6, "max_context": 1024},
+    {
+        "seed": 2,
+        "tied": False,
+        "attention_bias": True,
+        "mlp_bias": True,
+        "rope_scaling": "llama3",
+        "dtype": "BF16",
+        "shards": 3,
+        "vocab": 300,
+    },
+    {
+        "seed": 18446744073709551615,
+        "layers": 1,
+        "hidden": 48,
+        "heads": 3,
+        "kv_heads": 3,
+        "head_dim": 32,
+        "ffn": 80,
+        "rope_scaling": "linear",
+        "dtype": "F16",
+        "rope_base": 500000.0,
+        "norm_eps": 1e-6,
+        "max_context": 1024,
+    },
 ]
 
 
@@ -247,8 +327,10 @@ def golden():
     for options in GOLDEN_OPTIONS:
         with tempfile.TemporaryDirectory() as folder:
             TinyModel(TinyModelOptions(**options)).write_hugging_face(folder)
-            files = {path.name: hashlib.sha256(path.read_bytes()).hexdigest()
-                     for path in sorted(pathlib.Path(folder).iterdir())}
+            files = {
+                path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+                for path in sorted(pathlib.Path(folder).iterdir())
+            }
         cases.append({"options": options, "sha256": files})
     return {
         "command": "python tools/tiny_model.py --golden > tests/golden/tiny_model.json",

@@ -24,33 +24,180 @@ import unicodedata
 
 import gguf
 import tokenizers
-from tokenizers import (AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors,
-                        trainers)
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SEED = 20260101
 
 # ------------------------------------------------------------------------------------------- the strings
 
-CONTRACTIONS = ["don't", "DON'T", "I'M", "we'LL", "they'Ve", "it's", "IT'S", "y'all'd've", "'tis", "rock'n'roll",
-                "it’s", "I'ſ", "'", "''s", "x'S1"]
-DIGITS = ["0", "7", "42", "1234567890", "3.14", "1,000", " 1", "  22", "a1b2", "٣٤٥", "१२३", "²³", "½", "Ⅷ", "①②",
-          "𝟘𝟙", "1st", "0x1F", "v2.10.3"]
-SPACES = [" ", "  ", "   ", "        ", "\n", "\n\n", "\r\n", "\t", " \n ", "\n \n", "\u00a0", "\u3000", "\u2028",
-          "\u2029", "\u0085", "\u1680", "\u180e", "\u200b", "\u202f", "\v", "\f", "\x1c", "\x1f", " " * 40, "\n" * 17]
-CJK = ["漢字", "東京タワー", "こんにちは", "안녕하세요", "한국어", "你好，世界！", "「引用」", "ｶﾀｶﾅ", "１２３", "。", "㌔", "𠮷野家"]
-MARKS = ["e\u0301", "\u0301", "a\u0323\u0302", "a\u0302\u0323", "\u1e69", "s\u0323\u0307", "s\u0307\u0323", "q\u0307\u0323",
-         "\u0344", "\u0958", "\u0915\u093c", "\u1100\u1161\u11a8", "\u1100\u1161", "\uac00\u11a8", "\u212b", "\u2126",
-         "\ufb1d", "\u05e9\u05bc\u05c1", "i\u0307", "\u0130", "क्षि", "ที่", "ﬁ", "\u0f73\u0f71", "\U0001d15e"]
+CONTRACTIONS = [
+    "don't",
+    "DON'T",
+    "I'M",
+    "we'LL",
+    "they'Ve",
+    "it's",
+    "IT'S",
+    "y'all'd've",
+    "'tis",
+    "rock'n'roll",
+    "it’s",
+    "I'ſ",
+    "'",
+    "''s",
+    "x'S1",
+]
+DIGITS = [
+    "0",
+    "7",
+    "42",
+    "1234567890",
+    "3.14",
+    "1,000",
+    " 1",
+    "  22",
+    "a1b2",
+    "٣٤٥",
+    "१२३",
+    "²³",
+    "½",
+    "Ⅷ",
+    "①②",
+    "𝟘𝟙",
+    "1st",
+    "0x1F",
+    "v2.10.3",
+]
+SPACES = [
+    " ",
+    "  ",
+    "   ",
+    "        ",
+    "\n",
+    "\n\n",
+    "\r\n",
+    "\t",
+    " \n ",
+    "\n \n",
+    "\u00a0",
+    "\u3000",
+    "\u2028",
+    "\u2029",
+    "\u0085",
+    "\u1680",
+    "\u180e",
+    "\u200b",
+    "\u202f",
+    "\v",
+    "\f",
+    "\x1c",
+    "\x1f",
+    " " * 40,
+    "\n" * 17,
+]
+CJK = [
+    "漢字",
+    "東京タワー",
+    "こんにちは",
+    "안녕하세요",
+    "한국어",
+    "你好，世界！",
+    "「引用」",
+    "ｶﾀｶﾅ",
+    "１２３",
+    "。",
+    "㌔",
+    "𠮷野家",
+]
+MARKS = [
+    "e\u0301",
+    "\u0301",
+    "a\u0323\u0302",
+    "a\u0302\u0323",
+    "\u1e69",
+    "s\u0323\u0307",
+    "s\u0307\u0323",
+    "q\u0307\u0323",
+    "\u0344",
+    "\u0958",
+    "\u0915\u093c",
+    "\u1100\u1161\u11a8",
+    "\u1100\u1161",
+    "\uac00\u11a8",
+    "\u212b",
+    "\u2126",
+    "\ufb1d",
+    "\u05e9\u05bc\u05c1",
+    "i\u0307",
+    "\u0130",
+    "क्षि",
+    "ที่",
+    "ﬁ",
+    "\u0f73\u0f71",
+    "\U0001d15e",
+]
 EMOJI = ["😀", "👍🏽", "👨‍👩‍👧‍👦", "🏳️‍🌈", "🇩🇪", "🇩", "❤️", "☎", "🧑🏿‍🚀", "1️⃣", "🦙"]
-CONTROLS = [chr(c) for c in [0, 1, 4, 6, 7, 8, 0x13, 0x14, 0x16, 0x1b, 0x1d, 0x7f, 0x80, 0x9f, 0xad]] + [
-    "\ufeff", "\ufffd", "\ufffe", "\uffff", "\u200d", "\u200e", "\u2060", "\ue000", "\U000e0001", "\U0010ffff"]
-LOOKALIKES = ["<|im_start|>", "<|im_end|>", "<|im_start|", "|im_end|>", "<|endoftext|>", "<|endoftext|><|endoftext|>",
-              "<s>", "</s>", "<unk>", "<s >", "<0x0A>", "<0xZZ>", "[INST]", "[/INST]", " [INST] ", "<tool_call>",
-              "</tool_call>", "<<tool_call>>", "<mask>", "  <mask>  ", "\n<mask>\t", "<|begin_of_text|>", "<|eot_id|>",
-              "\u2581", "\u2581\u2581x", "Ġ", "Ċ", "<start_of_turn>", "ﬁx\u0301", "q\u0307\u0323t", "q\u0323\u0307t"]
-CODE = ["def f(x):\n    return x**2\n", "if (a != b) {\r\n\t++i;\r\n}", "https://example.org/?q=1&r=%20", "__init__",
-        "camelCaseWord", "HTTPServer", "SCREAMING_CASE", "a/b\\c", "$^`|~", "«quoted»", "…", "—", "½-price"]
+CONTROLS = [chr(c) for c in [0, 1, 4, 6, 7, 8, 0x13, 0x14, 0x16, 0x1B, 0x1D, 0x7F, 0x80, 0x9F, 0xAD]] + [
+    "\ufeff",
+    "\ufffd",
+    "\ufffe",
+    "\uffff",
+    "\u200d",
+    "\u200e",
+    "\u2060",
+    "\ue000",
+    "\U000e0001",
+    "\U0010ffff",
+]
+LOOKALIKES = [
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|im_start|",
+    "|im_end|>",
+    "<|endoftext|>",
+    "<|endoftext|><|endoftext|>",
+    "<s>",
+    "</s>",
+    "<unk>",
+    "<s >",
+    "<0x0A>",
+    "<0xZZ>",
+    "[INST]",
+    "[/INST]",
+    " [INST] ",
+    "<tool_call>",
+    "</tool_call>",
+    "<<tool_call>>",
+    "<mask>",
+    "  <mask>  ",
+    "\n<mask>\t",
+    "<|begin_of_text|>",
+    "<|eot_id|>",
+    "\u2581",
+    "\u2581\u2581x",
+    "Ġ",
+    "Ċ",
+    "<start_of_turn>",
+    "ﬁx\u0301",
+    "q\u0307\u0323t",
+    "q\u0323\u0307t",
+]
+CODE = [
+    "def f(x):\n    return x**2\n",
+    "if (a != b) {\r\n\t++i;\r\n}",
+    "https://example.org/?q=1&r=%20",
+    "__init__",
+    "camelCaseWord",
+    "HTTPServer",
+    "SCREAMING_CASE",
+    "a/b\\c",
+    "$^`|~",
+    "«quoted»",
+    "…",
+    "—",
+    "½-price",
+]
 
 
 def assigned_code_points():
@@ -70,11 +217,11 @@ class Strings:
         kind = r.randrange(13)
         if kind == 0:
             start = r.randrange(len(self.text) - 80)
-            return self.text[start:start + r.randrange(1, 80)]
+            return self.text[start : start + r.randrange(1, 80)]
         if kind == 1:
             return "".join(chr(r.choice(self.code_points)) for _ in range(r.randrange(1, 6)))
         if kind == 2:
-            return "".join(chr(r.randrange(0x20, 0x7f)) for _ in range(r.randrange(1, 12)))
+            return "".join(chr(r.randrange(0x20, 0x7F)) for _ in range(r.randrange(1, 12)))
         if kind == 3:
             return r.choice(SPACES) + r.choice(DIGITS)
         if kind == 4:
@@ -97,14 +244,20 @@ def strings(count, seed=SEED):
 # ------------------------------------------------------------------------------------------- the tokenizers
 
 GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-LLAMA3 = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|"
-          r"\s*[\r\n]+|\s+(?!\S)|\s+")
+LLAMA3 = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|"
+    r"\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 QWEN2 = LLAMA3.replace("{1,3}", "")
-TEKKEN = (r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|"
-          r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|"
-          r"\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+")
-DEEPSEEK = (r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+|"
-            r" ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+")
+TEKKEN = (
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|"
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|"
+    r"\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+DEEPSEEK = (
+    r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+|"
+    r" ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 
 
 def split(pattern, behavior="isolated", invert=False):
@@ -126,8 +279,12 @@ def train(pre_tokenizer, normalizer, size, alphabet):
     tokenizer.pre_tokenizer = pre_tokenizer
     if normalizer:
         tokenizer.normalizer = normalizer
-    tokenizer.train_from_iterator(corpus(), trainers.BpeTrainer(
-        vocab_size=size, initial_alphabet=alphabet, limit_alphabet=400, show_progress=False, special_tokens=[]))
+    tokenizer.train_from_iterator(
+        corpus(),
+        trainers.BpeTrainer(
+            vocab_size=size, initial_alphabet=alphabet, limit_alphabet=400, show_progress=False, special_tokens=[]
+        ),
+    )
     model = json.loads(tokenizer.to_str())["model"]
     return model["vocab"], [tuple(m) for m in model["merges"]]
 
@@ -146,8 +303,11 @@ def fallback_tokenizer(size):
     """A BPE in the style of SentencePiece: unk, bos, eos, 256 bytes, then the trained tokens."""
     vocab, merges = train(pre_tokenizers.Metaspace(), None, size, [])
     names = ["<unk>", "<s>", "</s>"] + [f"<0x{b:02X}>" for b in range(256)] + sorted(vocab, key=vocab.get)
-    tokenizer = Tokenizer(models.BPE({name: i for i, name in enumerate(names)}, merges, unk_token="<unk>",
-                                     byte_fallback=True, fuse_unk=True))
+    tokenizer = Tokenizer(
+        models.BPE(
+            {name: i for i, name in enumerate(names)}, merges, unk_token="<unk>", byte_fallback=True, fuse_unk=True
+        )
+    )
     tokenizer.add_special_tokens(["<unk>", "<s>", "</s>"])
     return tokenizer
 
@@ -155,7 +315,8 @@ def fallback_tokenizer(size):
 def template(tokenizer, bos=None, eos=None):
     single = ([bos] if bos else []) + ["$A"] + ([eos] if eos else [])
     return processors.TemplateProcessing(
-        single=" ".join(single), special_tokens=[(t, tokenizer.token_to_id(t)) for t in (bos, eos) if t])
+        single=" ".join(single), special_tokens=[(t, tokenizer.token_to_id(t)) for t in (bos, eos) if t]
+    )
 
 
 def gpt2(size):
@@ -166,8 +327,9 @@ def gpt2(size):
 
 
 def smollm(size):
-    t = byte_level_tokenizer(pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True),
-                                                      byte_level(use_regex=True)]), size)
+    t = byte_level_tokenizer(
+        pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), byte_level(use_regex=True)]), size
+    )
     t.add_special_tokens(["<|endoftext|>", "<|im_start|>", "<|im_end|>"])
     return t
 
@@ -182,9 +344,13 @@ def llama3(size):
 def qwen2(size):
     t = byte_level_tokenizer(pre_tokenizers.Sequence([split(QWEN2), byte_level()]), size, normalizers.NFC())
     t.add_special_tokens(["<|endoftext|>", "<|im_start|>", "<|im_end|>"])
-    t.add_tokens([AddedToken("<tool_call>", normalized=False, special=False),
-                  AddedToken("</tool_call>", normalized=False, special=False),
-                  AddedToken("q\u0307\u0323t", normalized=True, special=False)])
+    t.add_tokens(
+        [
+            AddedToken("<tool_call>", normalized=False, special=False),
+            AddedToken("</tool_call>", normalized=False, special=False),
+            AddedToken("q\u0307\u0323t", normalized=True, special=False),
+        ]
+    )
     return t
 
 
@@ -196,19 +362,31 @@ def tekken(size):
 
 
 def deepseek(size):
-    t = byte_level_tokenizer(pre_tokenizers.Sequence([
-        split(r"\p{N}{1,3}"), split("[一-龥\u3040-ゟ゠-ヿ]+"), split(DEEPSEEK), byte_level()]), size)
+    t = byte_level_tokenizer(
+        pre_tokenizers.Sequence([split(r"\p{N}{1,3}"), split("[一-龥\u3040-ゟ゠-ヿ]+"), split(DEEPSEEK), byte_level()]),
+        size,
+    )
     t.add_special_tokens([AddedToken("<mask>", lstrip=True, rstrip=True)])
     return t
 
 
 def odd_splits(size):
     """Every behaviour of Split, and a prefix space."""
-    t = byte_level_tokenizer(pre_tokenizers.Sequence([
-        split("[.!?]", "merged_with_previous"), split("[(«「]", "merged_with_next"), split("[=-]", "contiguous"),
-        split("\x00", "removed"), split(r"[^\n]+", "isolated", invert=True),
-        pre_tokenizers.Split("://", "isolated"), pre_tokenizers.Digits(individual_digits=False),
-        byte_level(use_regex=True, add_prefix_space=True)]), size)
+    t = byte_level_tokenizer(
+        pre_tokenizers.Sequence(
+            [
+                split("[.!?]", "merged_with_previous"),
+                split("[(«「]", "merged_with_next"),
+                split("[=-]", "contiguous"),
+                split("\x00", "removed"),
+                split(r"[^\n]+", "isolated", invert=True),
+                pre_tokenizers.Split("://", "isolated"),
+                pre_tokenizers.Digits(individual_digits=False),
+                byte_level(use_regex=True, add_prefix_space=True),
+            ]
+        ),
+        size,
+    )
     t.add_special_tokens([AddedToken("<mask>", lstrip=True), AddedToken("[INST]", rstrip=True)])
     return t
 
@@ -216,8 +394,9 @@ def odd_splits(size):
 def llama2(size):
     t = fallback_tokenizer(size)
     t.normalizer = normalizers.Sequence([normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")])
-    t.decoder = decoders.Sequence([decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse(),
-                                   decoders.Strip(" ", 1, 0)])
+    t.decoder = decoders.Sequence(
+        [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
     t.add_tokens([AddedToken("of the", normalized=True, special=False)])
     t.post_processor = template(t, bos="<s>")
     return t
@@ -226,8 +405,9 @@ def llama2(size):
 def mistral(size):
     t = fallback_tokenizer(size)
     t.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
-    t.decoder = decoders.Sequence([decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse(),
-                                   decoders.Strip(" ", 1, 0)])
+    t.decoder = decoders.Sequence(
+        [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
     t.add_special_tokens(["[INST]", "[/INST]"])
     t.post_processor = template(t, bos="<s>")
     return t
@@ -246,8 +426,12 @@ def gemma(size):
     t.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
     t.decoder = decoders.Sequence([decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse()])
     t.add_special_tokens(["<start_of_turn>"])
-    t.add_tokens([AddedToken("\n\n", normalized=False, special=False),
-                  AddedToken("\u2581\u2581", normalized=True, special=False)])
+    t.add_tokens(
+        [
+            AddedToken("\n\n", normalized=False, special=False),
+            AddedToken("\u2581\u2581", normalized=True, special=False),
+        ]
+    )
     t.post_processor = template(t, bos="<s>")
     return t
 
@@ -262,8 +446,9 @@ def smollm2_from_gguf(path):
     merges = [tuple(m.split(" ")) for m in fields["tokenizer.ggml.merges"].contents()]
     kinds = fields["tokenizer.ggml.token_type"].contents()
     tokenizer = Tokenizer(models.BPE({token: i for i, token in enumerate(tokens)}, merges))
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True),
-                                                       byte_level(use_regex=True)])
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), byte_level(use_regex=True)]
+    )
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens([token for token, kind in zip(tokens, kinds) if kind == 3])
     return tokenizer
@@ -299,8 +484,16 @@ def live(args):
             lines = []
             for parse_special in (True, False):
                 for text, ids in zip(texts, encode(tokenizer, texts, parse_special)):
-                    lines.append(json.dumps({"text": text, "special": parse_special, "ids": ids,
-                                             "decoded": tokenizer.decode(ids, skip_special_tokens=True)}))
+                    lines.append(
+                        json.dumps(
+                            {
+                                "text": text,
+                                "special": parse_special,
+                                "ids": ids,
+                                "decoded": tokenizer.decode(ids, skip_special_tokens=True),
+                            }
+                        )
+                    )
             jsonl = pathlib.Path(folder) / "texts.jsonl"
             jsonl.write_text("\n".join(lines) + "\n")
             print(f"{name}: ", end="", flush=True)
@@ -309,10 +502,10 @@ def live(args):
 
 
 def fnv1a(ids):
-    value = 0xcbf29ce484222325
+    value = 0xCBF29CE484222325
     for number in ids:
         for byte in number.to_bytes(4, "little"):
-            value = (value ^ byte) * 0x100000001b3 % 2**64
+            value = (value ^ byte) * 0x100000001B3 % 2**64
     return f"{value:016x}"
 
 
@@ -327,12 +520,21 @@ def golden(args):
     cases = []
     for number, family in enumerate(FAMILIES):
         tokenizer = family(420)
-        cases.append({"name": family.__name__, "tokenizer": to_json(tokenizer, number % 2 == 0),
-                      "hashes": hashes(tokenizer, texts)})
-    out = {"command": "tools/tokenizer_parity.py golden --model SmolLM2-135M-Instruct.Q4_1.gguf",
-           "tokenizers": tokenizers.__version__, "seed": SEED,
-           "hash": "FNV-1a 64 of the ids, 4 little-endian bytes each: " + " ".join(hashes.__doc__.split()),
-           "texts": texts, "cases": cases}
+        cases.append(
+            {
+                "name": family.__name__,
+                "tokenizer": to_json(tokenizer, number % 2 == 0),
+                "hashes": hashes(tokenizer, texts),
+            }
+        )
+    out = {
+        "command": "tools/tokenizer_parity.py golden --model SmolLM2-135M-Instruct.Q4_1.gguf",
+        "tokenizers": tokenizers.__version__,
+        "seed": SEED,
+        "hash": "FNV-1a 64 of the ids, 4 little-endian bytes each: " + " ".join(hashes.__doc__.split()),
+        "texts": texts,
+        "cases": cases,
+    }
     if args.model:
         out["SmolLM2"] = hashes(smollm2_from_gguf(args.model), texts)
     path = ROOT / "tests/golden/tokenizers.json"
