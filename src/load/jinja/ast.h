@@ -26,6 +26,7 @@ struct Name {
 };
 struct ListLiteral {
   std::vector<ExpressionPtr> items;
+  bool tuple = false;
 };
 struct DictLiteral {
   std::vector<std::pair<ExpressionPtr, ExpressionPtr>> entries;

@@ -322,7 +322,7 @@ Value items_of(const Value& value, Budget& budget) {
   }
   budget.spend(value.as_dict().size());
   List out;
-  for (const auto& [key, item] : value.as_dict()) out.push_back(Value::list({key, item}));
+  for (const auto& [key, item] : value.as_dict()) out.push_back(Value::list({key, item}, true));
   return Value::list(std::move(out));
 }
 

@@ -219,7 +219,7 @@ class Interpreter {
       return execute(node.otherwise);
     }
     // Not Value::list(): a loop may run over anything, and nothing can reach this list but `loop`.
-    const auto all = std::make_shared<const Sequence>(Sequence{std::move(items), 0});
+    const auto all = std::make_shared<const Sequence>(Sequence{std::move(items)});
     for (size_t i = 0; i < all->items.size(); ++i) {
       budget_.spend();
       const NewScope scope(*this);
@@ -340,7 +340,7 @@ class Interpreter {
     List items;
     items.reserve(node.items.size());
     for (const auto& item : node.items) items.push_back(evaluate(*item));
-    return Value::list(std::move(items));
+    return Value::list(std::move(items), node.tuple);
   }
 
   Value evaluate_node(const DictLiteral& node, size_t) {
@@ -435,7 +435,7 @@ class Interpreter {
       return joined(a.as_text(), b.as_text());
     }
     if (op == Operator::kAdd && a.is(ValueType::kList) && b.is(ValueType::kList)) {
-      budget_.spend(1 + (a.as_list().size() + b.as_list().size()) / 8);
+      budget_.spend(1 + a.as_list().size() + b.as_list().size());
       List items = a.as_list();
       items.insert(items.end(), b.as_list().begin(), b.as_list().end());
       return Value::list(std::move(items));

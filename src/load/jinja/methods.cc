@@ -17,10 +17,6 @@ namespace lowkey::jinja {
 
 namespace {
 
-Value text_value(Text text) {
-  return Value(std::move(text));
-}
-
 // "x".startswith("a") or ("a", "b").
 bool has_affix(std::string_view text, const Value& wanted, bool at_end, Budget& budget) {
   if (wanted.is(ValueType::kList)) {
@@ -61,16 +57,42 @@ bool all_characters(std::string_view text, bool (*test)(char32_t)) {
   return true;
 }
 
+struct PlainMethod {  // takes no arguments
+  std::string_view name;
+  Value (*run)(const Text& self, Budget& budget);
+};
+
+constexpr PlainMethod kPlainMethods[] = {
+    {"upper", [](const Text& self, Budget& budget) { return Value(upper(self, budget)); }},
+    {"lower", [](const Text& self, Budget& budget) { return Value(lower(self, budget)); }},
+    {"title", [](const Text& self, Budget& budget) { return Value(title(self, budget)); }},
+    {"capitalize",
+     [](const Text& self, Budget& budget) { return Value(capitalize(self, budget)); }},
+    {"splitlines",
+     [](const Text& self, Budget& budget) { return Value::list(split_lines(self, budget)); }},
+    {"isspace",
+     [](const Text& self, Budget&) { return Value(all_characters(self.view(), is_python_space)); }},
+    {"isdigit",
+     [](const Text& self, Budget&) {
+       return Value(all_characters(self.view(), [](char32_t c) { return c >= '0' && c <= '9'; }));
+     }},
+};
+
+const PlainMethod* find_plain_method(std::string_view name) {
+  const auto found = std::find_if(std::begin(kPlainMethods), std::end(kPlainMethods),
+                                  [&](const PlainMethod& method) { return method.name == name; });
+  return found == std::end(kPlainMethods) ? nullptr : found;
+}
+
 Value string_method(std::string_view name, const Text& self, const CallArguments& arguments,
                     Context& context) {
   Budget& budget = context.budget;
-  budget.spend_bytes(self.size());
+  budget.spend_search(self.size());
   const auto read = [&](std::initializer_list<std::string_view> names) {
     return ArgumentReader(name, arguments, names);
   };
   if (name == "strip" || name == "lstrip" || name == "rstrip") {
-    return text_value(
-        strip(self, read({"chars"}).find(0), name != "rstrip", name != "lstrip", budget));
+    return Value(strip(self, read({"chars"}).find(0), name != "rstrip", name != "lstrip", budget));
   }
   if (name == "split" || name == "rsplit") {
     const ArgumentReader a = read({"sep", "maxsplit"});
@@ -82,16 +104,16 @@ Value string_method(std::string_view name, const Text& self, const CallArguments
   }
   if (name == "replace") {
     const ArgumentReader a = read({"old", "new", "count"});
-    return text_value(replace(self, a.need_text(0), a.need_text(1), a.integer(2, -1), budget));
+    return Value(replace(self, a.need_text(0), a.need_text(1), a.integer(2, -1), budget));
   }
   if (name == "removeprefix" || name == "removesuffix") {
     const ArgumentReader a = read({"affix"});
     const std::string_view affix = a.need_text(0).view();
     const bool at_end = name == "removesuffix";
     const bool there = at_end ? self.view().ends_with(affix) : self.view().starts_with(affix);
-    if (!there) return text_value(self);
-    return text_value(at_end ? self.slice(0, self.size() - affix.size())
-                             : self.slice(affix.size(), self.size()));
+    if (!there) return Value(self);
+    return Value(at_end ? self.slice(0, self.size() - affix.size())
+                        : self.slice(affix.size(), self.size()));
   }
   if (name == "find") {
     const ArgumentReader a = read({"sub"});
@@ -107,18 +129,12 @@ Value string_method(std::string_view name, const Text& self, const CallArguments
     for (const Value& item : items) {
       if (!item.is_string()) template_error(fmt::format("join of {}", item.type_name()));
     }
-    return text_value(join(items, self, budget));
+    return Value(join(items, self, budget));
   }
-  read({});
-  if (name == "upper") return text_value(upper(self, budget));
-  if (name == "lower") return text_value(lower(self, budget));
-  if (name == "title") return text_value(title(self, budget));
-  if (name == "capitalize") return text_value(capitalize(self, budget));
-  if (name == "splitlines") return Value::list(split_lines(self, budget));
-  if (name == "isdigit") {
-    return Value(all_characters(self.view(), [](char32_t c) { return c >= '0' && c <= '9'; }));
+  if (const auto* plain = find_plain_method(name)) {
+    read({});
+    return plain->run(self, budget);
   }
-  if (name == "isspace") return Value(all_characters(self.view(), is_python_space));
   template_error(fmt::format("strings have no method '{}' here", name));
 }
 
@@ -140,7 +156,7 @@ Value dict_method(std::string_view name, const Dict& self, const CallArguments& 
     } else if (name == "values") {
       out.push_back(value);
     } else if (name == "items") {
-      out.push_back(Value::list({key, value}));
+      out.push_back(Value::list({key, value}, true));
     } else {
       break;
     }

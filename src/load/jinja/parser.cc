@@ -289,12 +289,12 @@ class Parser {
     return std::make_unique<Expression>(Expression{offset, std::move(node)});
   }
 
-  // expression [, expression]*: more than one is a list.
+  // expression [, expression]*: a comma makes a tuple.
   ExpressionPtr tuple() {
     const size_t offset = peek().offset;
     ExpressionPtr first = expression();
     if (!is_operator(",")) return first;
-    ListLiteral list;
+    ListLiteral list{{}, true};
     list.items.push_back(std::move(first));
     while (accept(",")) {
       if (peek().type == TokenType::kBlockEnd || is_operator(")")) break;
@@ -440,7 +440,7 @@ class Parser {
       default: break;
     }
     if (accept("(")) {
-      if (accept(")")) return make(token.offset, ListLiteral{});
+      if (accept(")")) return make(token.offset, ListLiteral{{}, true});
       ExpressionPtr value = tuple();
       expect(")");
       return value;

@@ -131,12 +131,13 @@ Text strip(const Text& text, const Value* chars, bool left, bool right, Budget& 
 
 Text replace(const Text& text, const Text& from, const Text& to, int64_t count, Budget& budget) {
   if (from.empty()) template_error("replace needs something to look for");
-  budget.spend_bytes(text.size());
+  budget.spend_search(text.size());
   Text out;
   size_t at = 0;
   while (count != 0) {
     const size_t hit = find_text(text.view(), from.view(), at);
     if (hit == std::string_view::npos) break;
+    budget.spend();
     out.append(text, at, hit);
     budget.spend_bytes(to.size());
     out.append(to);
@@ -149,11 +150,11 @@ Text replace(const Text& text, const Text& from, const Text& to, int64_t count, 
 }
 
 List split(const Text& text, const Value* separator, int64_t max, bool right, Budget& budget) {
-  budget.spend_bytes(2 * text.size());
+  budget.spend_search(text.size());
   List out;
   if (separator == nullptr || separator->is(ValueType::kNone)) {
     out = split_at_space(text, max, right);
-    budget.spend(out.size());
+    budget.spend(4 * out.size());
     return out;
   }
   if (!separator->is_string() || separator->as_text().empty()) {
@@ -163,7 +164,7 @@ List split(const Text& text, const Value* separator, int64_t max, bool right, Bu
   std::vector<size_t> hits;
   for (size_t hit, at = 0; (hit = find_text(text.view(), wanted, at)) != std::string_view::npos;
        at = hit + wanted.size()) {
-    budget.spend();
+    budget.spend(4);  // each is a text of its own
     hits.push_back(hit);
   }
   if (max >= 0 && hits.size() > static_cast<size_t>(max)) {
@@ -222,8 +223,11 @@ Text repeat(const Text& text, int64_t count, Budget& budget) {
     template_error(fmt::format("makes a text of more than {} bytes", Budget::kMaxTextBytes));
   }
   budget.spend_bytes(text.size() * times);
-  Text out;
-  for (uint64_t i = 0; i < times; ++i) out.append(text);
+  // By doubling: one letter a million times is twenty appends.
+  Text out = text;
+  uint64_t made = 1;
+  for (; made * 2 <= times; made *= 2) out.append(Text(out));
+  out.append(out.slice(0, (times - made) * text.size()));
   return out;
 }
 

@@ -6,21 +6,22 @@ namespace lowkey::jinja {
 
 void Text::append(std::string_view bytes, bool trusted) {
   if (bytes.empty()) return;
-  bytes_ += bytes;
-  if (!runs_.empty() && runs_.back().trusted == trusted) {
-    runs_.back().end = bytes_.size();
-  } else {
-    runs_.push_back({bytes_.size(), trusted});
+  if (bytes_.empty()) {
+    first_trusted_ = trusted;
+  } else if (last_trusted() != trusted) {
+    turns_.push_back(bytes_.size());
   }
+  bytes_ += bytes;
 }
 
 void Text::append(const Text& other, size_t begin, size_t end) {
-  auto run = std::upper_bound(other.runs_.begin(), other.runs_.end(), begin,
-                              [](size_t at, const Run& r) { return at < r.end; });
-  for (; begin < end; ++run) {
-    const size_t stop = std::min(end, run->end);
-    append(other.view().substr(begin, stop - begin), run->trusted);
+  auto turn = std::upper_bound(other.turns_.begin(), other.turns_.end(), begin);
+  bool trusted = other.first_trusted_ != ((turn - other.turns_.begin()) % 2 == 1);
+  while (begin < end) {
+    const size_t stop = turn == other.turns_.end() ? end : std::min(end, *turn++);
+    append(other.view().substr(begin, stop - begin), trusted);
     begin = stop;
+    trusted = !trusted;
   }
 }
 

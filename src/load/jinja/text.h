@@ -26,19 +26,22 @@ class Text {
   template <typename Visit>
   void for_each_run(Visit&& visit) const {
     size_t begin = 0;
-    for (const Run& run : runs_) {
-      visit(view().substr(begin, run.end - begin), run.trusted);
-      begin = run.end;
+    bool trusted = first_trusted_;
+    for (const size_t end : turns_) {
+      visit(view().substr(begin, end - begin), trusted);
+      begin = end;
+      trusted = !trusted;
     }
+    if (begin < size()) visit(view().substr(begin), trusted);
   }
 
  private:
-  struct Run {
-    size_t end;
-    bool trusted;
-  };
+  bool last_trusted() const { return first_trusted_ != (turns_.size() % 2 == 1); }
+
   std::string bytes_;
-  std::vector<Run> runs_;  // covers bytes_; neighbours differ
+  bool first_trusted_ = true;
+  std::vector<size_t>
+      turns_;  // where trust changes, ascending, inside bytes_; most texts have none
 };
 
 }  // namespace lowkey::jinja

@@ -80,14 +80,16 @@ void append_printed(const Value& value, bool nested, Text& out, Budget& budget) 
       }
       return;
     case ValueType::kList: {
-      out.append("[");
+      const bool tuple = value.as_sequence()->tuple;
+      out.append(tuple ? "(" : "[");
       bool first = true;
       for (const Value& item : value.as_list()) {
         if (!first) out.append(", ");
         first = false;
         append_printed(item, true, out, budget);
       }
-      return out.append("]");
+      if (tuple && value.as_list().size() == 1) out.append(",");
+      return out.append(tuple ? ")" : "]");
     }
     case ValueType::kDict: {
       out.append("{");
@@ -221,11 +223,11 @@ Value::Value(Text text) {
   data_ = std::make_shared<const Text>(std::move(text));
 }
 
-Value Value::list(List items) {
+Value Value::list(List items, bool tuple) {
   uint32_t depth = 1;
   for (const Value& item : items) depth = deeper(depth, item);
   check_depth(depth);
-  return Value(std::make_shared<const Sequence>(Sequence{std::move(items), depth}));
+  return Value(std::make_shared<const Sequence>(Sequence{std::move(items), depth, tuple}));
 }
 
 Value Value::dict(Dict entries) {
@@ -304,6 +306,7 @@ bool equal(const Value& a, const Value& b, Budget& budget) {
       budget.spend_bytes(std::min(a.as_text().size(), b.as_text().size()));
       return a.as_view() == b.as_view();
     case ValueType::kList:
+      if (a.as_sequence()->tuple != b.as_sequence()->tuple) return false;
       return std::equal(a.as_list().begin(), a.as_list().end(), b.as_list().begin(),
                         b.as_list().end(),
                         [&](const Value& x, const Value& y) { return equal(x, y, budget); });
@@ -347,7 +350,7 @@ bool contains(const Value& container, const Value& item, Budget& budget) {
       if (!item.is_string()) {
         template_error(fmt::format("'in' looks for {} in a string", item.type_name()));
       }
-      budget.spend_bytes(container.as_text().size());
+      budget.spend_search(container.as_text().size());
       return item.as_text().empty() ||
              find_text(container.as_view(), item.as_view()) != std::string_view::npos;
     case ValueType::kList:
@@ -378,7 +381,7 @@ List iterate(const Value& value, Budget& budget) {
   switch (value.type()) {
     case ValueType::kUndefined: break;
     case ValueType::kList:
-      budget.spend(1 + value.as_list().size() / 8);
+      budget.spend(1 + value.as_list().size());
       out = value.as_list();
       break;
     case ValueType::kDict:
@@ -388,7 +391,7 @@ List iterate(const Value& value, Budget& budget) {
     case ValueType::kString: {
       const Text& text = value.as_text();
       for (size_t at = 0; at < text.size();) {
-        budget.spend();
+        budget.spend(4);  // each is a text of its own
         const size_t next = at + std::max<size_t>(1, utf8_length(text.view().substr(at)));
         out.emplace_back(text.slice(at, next));
         at = next;

@@ -22,6 +22,8 @@ class Budget {
   void spend(uint64_t steps = 1);
   // Making or reading this many bytes: a step per 64.
   void spend_bytes(size_t bytes) { spend(1 + bytes / 64); }
+  // Searching this many bytes for others: at its worst several times as slow.
+  void spend_search(size_t bytes) { spend(1 + bytes / 8); }
 
  private:
   uint64_t left_ = kMaxSteps;
@@ -89,7 +91,7 @@ class Value {
   explicit Value(Callable callable) : data_(callable) {}
   // Throw Error kInvalidArgument when they nest too deeply or hold a namespace, a loop or a macro
   // (which could close a circle).
-  static Value list(List items);
+  static Value list(List items, bool tuple = false);
   static Value dict(Dict entries);
   static Value undefined(std::string_view name) { return Value(Undefined{std::string(name)}); }
 
@@ -139,7 +141,8 @@ class Value {
 
 struct Sequence {
   List items;
-  uint32_t depth;
+  uint32_t depth = 0;
+  bool tuple = false;  // prints with round brackets and equals no list; otherwise the same
 };
 struct Mapping {
   Dict entries;
