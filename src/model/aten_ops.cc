@@ -1,7 +1,13 @@
 #include "model/aten_ops.h"
 
 #include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+#include <c10/core/GradMode.h>
+#include <c10/core/InferenceMode.h>
 
+#include <algorithm>
+
+#include "core/checked.h"
 #include "core/cpu.h"
 #include "core/error.h"
 
@@ -24,6 +30,27 @@ at::Tensor view_of(const std::vector<float>& values) {
 // has them, and several times slower where it has not.
 at::ScalarType unpacked_type() {
   return cpu_features().avx512_bf16 ? at::kBFloat16 : at::kFloat;
+}
+
+// Fewer rows than this are not worth a share: each share reads the whole weight matrix.
+constexpr int64_t kRowsPerShare = 32;
+
+// Calls work(first, count) for ranges that cover [0, rows), on the pool's threads.
+template <typename Work>
+void share_rows(ThreadPool& pool, int64_t rows, const Work& work) {
+  const int64_t shares = std::clamp<int64_t>(rows / kRowsPerShare, 1, 2 * pool.num_threads());
+  const int64_t per_share = ceil_div(rows, shares);
+  pool.run(shares, [&](int64_t share, int) {
+    const c10::InferenceMode inference;  // per thread
+    at::init_num_threads();              // this thread's OpenMP is to use one: Model::load
+    const int64_t first = share * per_share;
+    const int64_t count = std::min(per_share, rows - first);
+    if (count > 0) work(first, count);
+  });
+}
+
+at::Tensor product(const at::Tensor& x, const at::Tensor& weight) {
+  return at::linear(x.to(weight.scalar_type()), weight).to(at::kFloat);
 }
 
 }  // namespace
@@ -53,10 +80,14 @@ at::Tensor AtenOps::tensor_of(const WeightMatrix& matrix) {
   return unpacked_.narrow(0, 0, rows * cols).view({rows, cols});
 }
 
-AtenOps::Value AtenOps::multiply(const Value& x, const WeightMatrix& matrix) {
-  if (x.size(0) == 0) return x.new_zeros({0, matrix.rows()});  // nothing to unpack for
-  const at::Tensor weight = tensor_of(matrix);
-  return at::linear(x.to(weight.scalar_type()), weight).to(at::kFloat);
+template <typename Work>
+AtenOps::Value AtenOps::by_rows(int64_t rows, int64_t cols, const Work& work) {
+  if (c10::GradMode::is_enabled()) return work(0, rows);
+  Value out = at::empty({rows, cols}, at::kFloat);
+  share_rows(pool_, rows, [&](int64_t first, int64_t count) {
+    out.narrow(0, first, count).copy_(work(first, count));
+  });
+  return out;
 }
 
 AtenOps::Value AtenOps::embed(const WeightMatrix& table, std::span<const int32_t> tokens) {
@@ -70,22 +101,33 @@ AtenOps::Value AtenOps::embed(const WeightMatrix& table, std::span<const int32_t
 }
 
 AtenOps::Value AtenOps::linear(const Value& x, const Linear& linear) {
-  Value y = multiply(x, linear.weight);
-  return linear.bias.empty() ? y : y + view_of(linear.bias);
+  const int64_t cols = linear.weight.rows();
+  if (x.size(0) == 0) return x.new_zeros({0, cols});  // nothing to unpack for
+  const at::Tensor weight = tensor_of(linear.weight);
+  return by_rows(x.size(0), cols, [&](int64_t first, int64_t count) {
+    const at::Tensor y = product(x.narrow(0, first, count), weight);
+    return linear.bias.empty() ? y : y + view_of(linear.bias);
+  });
 }
 
 AtenOps::Value AtenOps::rms_norm(const Value& x, const std::vector<float>& weight) {
-  return x * at::rsqrt(x.square().mean(-1, /*keepdim=*/true) + norm_eps_) * view_of(weight);
+  return by_rows(x.size(0), x.size(1), [&](int64_t first, int64_t count) {
+    const at::Tensor rows = x.narrow(0, first, count);
+    return rows * at::rsqrt(rows.square().mean(-1, /*keepdim=*/true) + norm_eps_) * view_of(weight);
+  });
 }
 
 AtenOps::Value AtenOps::rope(const Value& x, int32_t num_heads) {
-  const at::Tensor heads = x.view({x.size(0), num_heads, head_dim_});
   const int64_t half = step_->half_dim();
-  const at::Tensor low = heads.narrow(-1, 0, half);
-  const at::Tensor high = heads.narrow(-1, half, half);
-  const at::Tensor rest = heads.narrow(-1, 2 * half, head_dim_ - 2 * half);
-  return at::cat({low * cos_ - high * sin_, high * cos_ + low * sin_, rest}, -1)
-      .view({x.size(0), x.size(1)});
+  return by_rows(x.size(0), x.size(1), [&](int64_t first, int64_t count) {
+    const at::Tensor heads = x.narrow(0, first, count).view({count, num_heads, head_dim_});
+    const at::Tensor cos = cos_.narrow(0, first, count), sin = sin_.narrow(0, first, count);
+    const at::Tensor low = heads.narrow(-1, 0, half);
+    const at::Tensor high = heads.narrow(-1, half, half);
+    const at::Tensor rest = heads.narrow(-1, 2 * half, head_dim_ - 2 * half);
+    return at::cat({low * cos - high * sin, high * cos + low * sin, rest}, -1)
+        .view({count, x.size(1)});
+  });
 }
 
 AtenOps::Value AtenOps::attend(int32_t layer, const Value& q, const Value& k, const Value& v) {
@@ -98,7 +140,9 @@ AtenOps::Value AtenOps::attend(int32_t layer, const Value& q, const Value& k, co
 }
 
 AtenOps::Value AtenOps::silu_mul(const Value& gate, const Value& up) {
-  return at::silu(gate) * up;
+  return by_rows(gate.size(0), gate.size(1), [&](int64_t first, int64_t count) {
+    return at::silu(gate.narrow(0, first, count)) * up.narrow(0, first, count);
+  });
 }
 
 AtenOps::Value AtenOps::add(const Value& x, const Value& y) {
@@ -116,11 +160,14 @@ void AtenOps::logits(const WeightMatrix& head, const float* hidden, int64_t rows
   const at::Tensor x = view_of(hidden, {rows, head.cols()});
   at::Tensor result = at::from_blob(out, {rows, head.rows()}, at::kFloat);
   const at::Tensor weight = tensor_of(head);
-  if (weight.scalar_type() == at::kFloat) {
-    at::mm_out(result, x, weight.t());
-  } else {
-    result.copy_(at::linear(x.to(weight.scalar_type()), weight));
-  }
+  share_rows(pool_, rows, [&](int64_t first, int64_t count) {
+    at::Tensor part = result.narrow(0, first, count);
+    if (weight.scalar_type() == at::kFloat) {
+      at::mm_out(part, x.narrow(0, first, count), weight.t());
+    } else {
+      part.copy_(at::linear(x.narrow(0, first, count).to(weight.scalar_type()), weight));
+    }
+  });
 }
 
 }  // namespace lowkey

@@ -2,6 +2,10 @@
 // The operations of ops.h on libtorch: prefill, and everything but the few rows of a decode step.
 // Written with out-of-place operations, so that autograd can follow them; attend alone leaves ATen
 // (the packed cache), and training replaces it. Belongs to one thread.
+//
+// At inference the rows of a step are shared out over our own pool, and ATen runs single-threaded
+// on each of its threads: libgomp's threads spin while they wait, which on a busy machine makes a
+// prefill ten times slower (docs/decisions.md).
 #include <ATen/core/Tensor.h>
 
 #include <array>
@@ -47,7 +51,11 @@ class AtenOps {
   // The weights as ATen sees them: the same memory where it can read it, otherwise unpacked into a
   // buffer that the next call reuses.
   at::Tensor tensor_of(const WeightMatrix& matrix);
-  Value multiply(const Value& x, const WeightMatrix& matrix);
+
+  // work(first row, number of rows) -> those rows of the result [rows, cols], on all threads; in
+  // one piece, and visible to autograd, where gradients are wanted.
+  template <typename Work>
+  Value by_rows(int64_t rows, int64_t cols, const Work& work);
 
   const double norm_eps_;
   const int64_t head_dim_;

@@ -60,7 +60,7 @@ Model::~Model() = default;
 
 Model Model::load(const ModelFile& file, WeightStorage storage, ThreadPool& pool,
                   const ProgressFn& progress) {
-  at::set_num_threads(pool.num_threads());
+  at::set_num_threads(1);  // on every thread of the pool, which does the sharing out: AtenOps
   return Model(std::make_unique<Impl>(load_weights(file, storage, pool, progress), pool));
 }
 

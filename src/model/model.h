@@ -19,8 +19,8 @@
 namespace lowkey {
 
 // Steps of up to this many rows run natively: our kernels read the weights from memory once per few
-// rows, and the fork and join of ATen's threads for each small matrix costs more than its faster
-// GEMM gains. Above, compute bounds the step and ATen's blocking wins.
+// rows, and a GEMM of libtorch is set up anew for each small matrix, which costs more than its
+// blocking gains. Above, compute bounds the step and blocking wins.
 inline constexpr int64_t kNativeRows = 8;
 
 // Which implementation a step runs on: for tests and benches that compare them.
@@ -29,7 +29,8 @@ enum class Backend : uint8_t { kAuto, kNative, kAten };
 class Model {
  public:
   // Converts the weights (WeightStorage) on all threads of `pool`; file and pool must outlive the
-  // model. Sets the number of ATen's threads to the pool's. Throws Error as load_weights.
+  // model. Sets the number of ATen's own threads to one: the pool is what computes. Throws Error
+  // as load_weights.
   static Model load(const ModelFile& file, WeightStorage storage, ThreadPool& pool,
                     const ProgressFn& progress = {});
 
