@@ -47,8 +47,7 @@ double root_mean_square(const std::vector<float>& a, const std::vector<float>& b
 void expect_equal_in_bfloat16(const std::vector<float>& actual, const std::vector<float>& expected,
                               int32_t layers) {
   const double bound = std::sqrt(7.0 * layers + 1) * 0x1p-9;
-         bound);
-         EXPECT_LE(root_mean_square(actual, expected), bound * root_mean_square(expected));
+  EXPECT_LE(root_mean_square(actual, expected), bound * root_mean_square(expected));
 }
 
 std::vector<int32_t> tokens_for(const LoadedModel& loaded, int64_t count = 100) {
