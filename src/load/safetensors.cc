@@ -247,9 +247,9 @@ class SafetensorsParser final : public nlohmann::json_sax<nlohmann::json> {
     uint64_t elements = 1;
     for (uint64_t size : entry_.shape) {
       elements = checked_mul(elements, size, where.c_str());
+      checked_cast<int64_t>(elements, where.c_str());  // of every part: rows() leaves the last out
       tensor.shape.push_back(checked_cast<int64_t>(size, where.c_str()));
     }
-    checked_cast<int64_t>(elements, where.c_str());
     const uint64_t bits = checked_mul(elements, type->bits, where.c_str());
     const auto [begin, end] = std::pair(entry_.offsets[0], entry_.offsets[1]);
     if (begin > end || end > data_.size()) {

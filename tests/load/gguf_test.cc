@@ -446,6 +446,16 @@ TEST(Gguf, FlippedBytesNeverCrash) {
   EXPECT_GT(refused, 5000) << "most of this file is structure";
 }
 
+TEST(Gguf, TheFuzzersSeedsAreGoodFiles) {
+  int seeds = 0;
+  for (const auto& entry :
+       std::filesystem::directory_iterator(test::source_dir() / "tests/fuzz/corpus/gguf")) {
+    EXPECT_NO_THROW(GgufFile::open(entry.path())) << entry.path();
+    ++seeds;
+  }
+  EXPECT_GE(seeds, 5);
+}
+
 TEST(Gguf, RefusingIsCheapInMemoryAndTime) {
   // The files that cost the most memory for each byte they hold.
   GgufWriter strings;

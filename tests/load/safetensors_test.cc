@@ -172,6 +172,10 @@ TEST(Safetensors, RefusesEveryKindOfBadFile) {
       {"bits overflow",
        with_header(R"({"a":{"dtype":"F32","shape":[1152921504606846976],"data_offsets":[0,0]}})"),
        "tensor 'a': 1152921504606846976 * 32 overflows"},
+      {"rows overflow, though there are no elements",
+       with_header(
+           R"({"a":{"dtype":"F32","shape":[4294967296,2147483648,0],"data_offsets":[0,0]}})"),
+       "tensor 'a': 9223372036854775808 is out of range"},
       {"dimension above 2^63",
        with_header(R"({"a":{"dtype":"F32","shape":[18446744073709551615],"data_offsets":[0,0]}})"),
        "tensor 'a': 18446744073709551615 is out of range"},
@@ -247,6 +251,16 @@ TEST(Safetensors, FlippedBytesNeverCrash) {
     }
   }
   EXPECT_GT(refused, 15000) << "most of this file is structure";
+}
+
+TEST(Safetensors, TheFuzzersSeedsAreGoodFiles) {
+  int seeds = 0;
+  for (const auto& entry :
+       std::filesystem::directory_iterator(test::source_dir() / "tests/fuzz/corpus/safetensors")) {
+    EXPECT_NO_THROW(SafetensorsFile::open(entry.path())) << entry.path();
+    ++seeds;
+  }
+  EXPECT_GE(seeds, 3);
 }
 
 TEST(Safetensors, RefusingIsCheapInMemoryAndTime) {
