@@ -90,9 +90,11 @@ endfunction()
 
 # lowkey_fuzz(NAME_fuzz SOURCES x_fuzz.cc ROOMS load): a parser's LLVMFuzzerTestOneInput; see tests/fuzz/CMakeLists.txt.
 set(LOWKEY_FUZZ_SECONDS 3 CACHE STRING "How long each fuzz target runs as an ordinary test")
+add_custom_target(lowkey_fuzz_targets)
 function(lowkey_fuzz name)
   cmake_parse_arguments(F "" "" "SOURCES;ROOMS;LIBRARIES" ${ARGN})
   add_executable(${name} ${F_SOURCES})
+  add_dependencies(lowkey_fuzz_targets ${name})
   target_include_directories(${name} PRIVATE ${CMAKE_SOURCE_DIR}/src ${CMAKE_SOURCE_DIR}/tests)
   target_link_libraries(${name} PRIVATE lowkey_flags ${F_LIBRARIES})
   foreach(room ${F_ROOMS})
