@@ -94,7 +94,7 @@ class Runner {
     const bool person = isatty(STDIN_FILENO) != 0;
     if (person) {
       note(fmt::format("{} on a {} cache. Ctrl-C stops an answer, Ctrl-D ends; /help for more.",
-                       engine_.file().config().name, options_.kv));
+                       engine_.file().path().filename().string(), options_.kv));
     }
     messages_ = opening();
     for (;;) {
@@ -173,11 +173,11 @@ class Runner {
         fmt::format("[{} tokens, {:.1f} tok/s; prompt {} tokens", result.tokens.size(),
                     rate(result.decoded_tokens, result.decode_seconds), result.prompt_tokens);
     if (result.reused_tokens > 0) line += fmt::format(" ({} in cache)", result.reused_tokens);
-    line += fmt::format(", {:.2f} s; KV {}", result.prefill_seconds,
+    line += fmt::format(", {:.2f} s; KV cache {}", result.prefill_seconds,
                         human_bytes(static_cast<uint64_t>(cache.bytes)));
     if (cache.bytes != cache.bytes_16bit) {
-      line += fmt::format(" at {:.2f} bits, 16-bit: {}", cache.stored_bits,
-                          human_bytes(static_cast<uint64_t>(cache.bytes_16bit)));
+      line += fmt::format(", {:.1f}x smaller than 16-bit",
+                          rate(cache.bytes_16bit, static_cast<double>(cache.bytes)));
     }
     if (result.reason == StopReason::kCancelled) line += "; stopped";
     return line + "]";
