@@ -9,8 +9,13 @@ from reference import GOLDEN, write_golden
 from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
-LLAMA3 = {"rope_type": "llama3", "factor": 32.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-          "original_max_position_embeddings": 8192}  # Llama 3.2
+LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 32.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+}  # Llama 3.2
 CASES = [
     {"head_dim": 64, "base": 100000.0, "scaling": {"rope_type": "default"}},
     {"head_dim": 8, "base": 10000.0, "scaling": {"rope_type": "default"}},
@@ -23,13 +28,22 @@ POSITIONS = [0, 1, 2, 100, 8191, 131071]
 
 def angles(case: dict) -> dict:
     config = LlamaConfig(
-        head_dim=case["head_dim"], hidden_size=case["head_dim"], num_attention_heads=1, num_key_value_heads=1,
-        max_position_embeddings=131072, rope_parameters={"rope_theta": case["base"], **case["scaling"]},
+        head_dim=case["head_dim"],
+        hidden_size=case["head_dim"],
+        num_attention_heads=1,
+        num_key_value_heads=1,
+        max_position_embeddings=131072,
+        rope_parameters={"rope_theta": case["base"], **case["scaling"]},
     )
     rope = LlamaRotaryEmbedding(config)
     cos, sin = rope(torch.zeros(1), torch.tensor([POSITIONS]))
     half = case["head_dim"] // 2
-    return {**case, "inverse": rope.inv_freq.tolist(), "cos": cos[0, :, :half].tolist(), "sin": sin[0, :, :half].tolist()}
+    return {
+        **case,
+        "inverse": rope.inv_freq.tolist(),
+        "cos": cos[0, :, :half].tolist(),
+        "sin": sin[0, :, :half].tolist(),
+    }
 
 
 def main() -> None:
