@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <limits>
 #include <vector>
 
@@ -365,7 +366,7 @@ void plan(const AttendArgs& args, std::vector<Task>& tasks, std::vector<Merge>& 
       }
     }
   }
-  std::stable_sort(tasks.begin(), tasks.end(), [](const Task& a, const Task& b) {
+  std::sort(tasks.begin(), tasks.end(), [](const Task& a, const Task& b) {
     return a.last_tile - a.first_tile > b.last_tile - b.first_tile;
   });
 }
@@ -385,7 +386,7 @@ void attend(const AttendArgs& args, ThreadPool& pool, AttendWorkspace& workspace
   w.partial_sums.resize(static_cast<size_t>(num_partials * most_rows * padded_dim));
   w.scratch.resize(static_cast<size_t>(pool.num_threads()));
 
-  pool.run(static_cast<int64_t>(w.tasks.size()), [&](int64_t index, int thread) {
+  const auto job = [&](int64_t index, int thread) {
     const Task& task = w.tasks[static_cast<size_t>(index)];
     Scratch& scratch = w.scratch[static_cast<size_t>(thread)];
     BlockRunner block(args, kernels, scratch, task);
@@ -402,7 +403,9 @@ void attend(const AttendArgs& args, ThreadPool& pool, AttendWorkspace& workspace
       float* out = output_row(args, task, r);
       for (int32_t c = 0; c < head_dim; ++c) out[c] = acc[c] / state.sum;
     }
-  });
+  };
+  // By reference: a std::function of its own would allocate on every step.
+  pool.run(static_cast<int64_t>(w.tasks.size()), std::ref(job));
 
   // Log-sum-exp merge, runs in order.
   for (const Merge& merge : w.merges) {

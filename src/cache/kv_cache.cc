@@ -148,9 +148,6 @@ struct KvSequence::Impl {
   // Grows every head's page list to what `length` needs and makes the pages about to be written
   // private. All allocation of a step happens here, before any state changes.
   void prepare_pages(const LayerPlan& plan, LayerState& layer, int64_t length) {
-    std::vector<size_t> before;
-    before.reserve(layer.pages.size());
-    for (const auto& pages : layer.pages) before.push_back(pages.size());
     try {
       for (size_t h = 0; h < plan.heads.size(); ++h) {
         const HeadPlan& head = plan.heads[h];
@@ -169,7 +166,10 @@ struct KvSequence::Impl {
         }
       }
     } catch (...) {
-      for (size_t h = 0; h < before.size(); ++h) layer.pages[h].resize(before[h]);
+      for (size_t h = 0; h < plan.heads.size(); ++h) {
+        layer.pages[h].resize(
+            static_cast<size_t>(cache->pages_for(plan, plan.heads[h], layer.length)));
+      }
       throw;
     }
   }

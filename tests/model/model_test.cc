@@ -313,8 +313,8 @@ TEST(Model, TorchsErrorsBecomeOurs) {
   }
 }
 
-// Decodes 250 tokens of three sequences with `step` and counts the allocations of the last 118: by
-// then workspaces have grown, and all sequences have a page for the next tokens.
+// Decodes 250 tokens of three sequences with `step` and counts the allocations of the last 80: by
+// then workspaces have grown, and all sequences have pages for the next tokens.
 template <typename Step>
 int64_t steady_allocations(const LoadedModel& loaded, const std::string& recipe, const Step& step) {
   const auto cache = loaded.cache(recipe);
@@ -325,13 +325,13 @@ int64_t steady_allocations(const LoadedModel& loaded, const std::string& recipe,
     for (size_t i = 0; i < 3; ++i) items[i] = {&sequences[i], {&token, 1}};
     step(items);
   };
-  for (int32_t token = 0; token < 132; ++token) decode(token);
+  for (int32_t token = 0; token < 170; ++token) decode(token);
   const test::AllocationCount count;
-  for (int32_t token = 132; token < 250; ++token) decode(token);
+  for (int32_t token = 170; token < 250; ++token) decode(token);
   return count.since();
 }
 
-TEST(Model, DecodingAllocatesNothingBesidesTheCache) {
+TEST(Model, DecodingAllocatesNothing) {
   // One thread: each makes itself a workspace when it first gets to attend, sooner or later.
   LoadedModel loaded({.head_dim = 32}, WeightStorage::kBF16, 1);
   const ModelConfig& config = loaded.config();
@@ -344,16 +344,7 @@ TEST(Model, DecodingAllocatesNothingBesidesTheCache) {
           loaded.model().forward(items, hidden.data());
           loaded.model().logits(hidden.data(), 3, logits.data());
         });
-    CacheAttention attention(config, loaded.pool());
-    const std::vector<float> q(static_cast<size_t>(3 * config.num_qo_heads * config.head_dim)),
-        k(q);
-    std::vector<float> out(q.size());
-    const int64_t by_cache =
-        steady_allocations(loaded, recipe, [&](std::span<const StepItem> items) {
-          for (int32_t layer = 0; layer < config.num_layers; ++layer)
-            attention.run(layer, items, q.data(), k.data(), k.data(), out.data());
-        });
-    EXPECT_EQ(by_model, by_cache);
+    EXPECT_EQ(by_model, 0);
   }
 }
 
