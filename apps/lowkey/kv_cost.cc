@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <cmath>
 #include <nlohmann/json.hpp>
 
 #include "recipe/bytes.h"
@@ -34,7 +35,7 @@ std::string kv_cost_text(const std::vector<KvCost>& costs, int64_t ctx, const Te
   for (const KvCost& cost : costs) {
     table.add_row({cost.recipe, fmt::format("{:.2f}", cost.code_bits),
                    fmt::format("{:.2f}", cost.stored_bits),
-                   with_separators(static_cast<int64_t>(cost.bytes_per_token + 0.5)),
+                   with_separators(std::llround(cost.bytes_per_token)),
                    human_bytes(static_cast<uint64_t>(cost.total_bytes)),
                    fmt::format("{:.2f}x", cost.compression)});
   }

@@ -13,7 +13,7 @@ namespace {
 constexpr int kGap = 2;
 constexpr int kNarrowest = 8;  // no column is cut below this
 
-std::string pad(std::string text, int width, Table::Align align) {
+std::string pad(const std::string& text, int width, Table::Align align) {
   const std::string blanks(static_cast<size_t>(std::max(0, width - text_width(text))), ' ');
   return align == Table::Align::kRight ? blanks + text : text + blanks;
 }

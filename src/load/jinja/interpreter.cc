@@ -552,11 +552,11 @@ class Interpreter {
     return out;
   }
 
-  Value apply_step(const Attribute& step, Value value) {
+  Value apply_step(const Attribute& step, const Value& value) {
     return attribute(value, step.name, context_);
   }
 
-  Value apply_step(const Item& step, Value value) {
+  Value apply_step(const Item& step, const Value& value) {
     const size_t offset = offset_;
     const Value key = evaluate(*step.key);
     offset_ = offset;
@@ -602,7 +602,7 @@ class Interpreter {
     return static_cast<int64_t>(text_length(value.as_view()));
   }
 
-  Value apply_step(const Slice& step, Value value) {
+  Value apply_step(const Slice& step, const Value& value) {
     const size_t offset = offset_;
     const auto bound = [&](const ExpressionPtr& node) -> std::optional<int64_t> {
       if (!node) return std::nullopt;
@@ -642,7 +642,7 @@ class Interpreter {
     return value.is_string() ? Value(join(out, Text(), budget_)) : Value::list(std::move(out));
   }
 
-  Value apply_step(const Call& step, Value value) {
+  Value apply_step(const Call& step, const Value& value) {
     const CallArguments arguments = evaluate_arguments(step.arguments);
     if (value.is(ValueType::kUndefined)) {
       template_error(
@@ -656,17 +656,17 @@ class Interpreter {
     return call_builtin(callable.builtin, arguments, context_);
   }
 
-  Value apply_step(const MethodCall& step, Value value) {
+  Value apply_step(const MethodCall& step, const Value& value) {
     const CallArguments arguments = evaluate_arguments(step.arguments);
     return call_method(step.name, value, arguments, context_);
   }
 
-  Value apply_step(const Filter& step, Value value) {
+  Value apply_step(const Filter& step, const Value& value) {
     const CallArguments arguments = evaluate_arguments(step.arguments);
     return apply_filter(step.name, value, arguments, context_);
   }
 
-  Value apply_step(const Test& step, Value value) {
+  Value apply_step(const Test& step, const Value& value) {
     const CallArguments arguments = evaluate_arguments(step.arguments);
     return Value(apply_test(step.name, value, arguments, context_) != step.negated);
   }
