@@ -274,7 +274,7 @@ class Interpreter {
   Value filtered(Value value, const std::vector<PostfixStep>& filters) {
     for (const PostfixStep& step : filters) {
       offset_ = step.offset;
-      value = apply_step(std::get<Filter>(step.step), std::move(value));
+      value = apply_step(std::get<Filter>(step.step), value);
     }
     return value;
   }
