@@ -144,9 +144,10 @@ int eval_verb(const EvalOptions& options) {
 
   const Report report{options, evaluation, text_sha256};
   fmt::print("{} on {} (sha256 {}…): {} tokens scored in {} window{} of {}\n",
-             engine.file().config().name, std::filesystem::path(options.text).filename().string(),
-             text_sha256.substr(0, 12), with_separators(evaluation.scored_tokens),
-             evaluation.windows, evaluation.windows == 1 ? "" : "s", with_separators(options.ctx));
+             engine.file().path().filename().string(),
+             std::filesystem::path(options.text).filename().string(), text_sha256.substr(0, 12),
+             with_separators(evaluation.scored_tokens), evaluation.windows,
+             evaluation.windows == 1 ? "" : "s", with_separators(options.ctx));
   fmt::print("{}; bits and bytes at {} tokens\n\n", describe_engine(engine, weights),
              with_separators(options.ctx));
   fmt::print("{}", report.table(terminal));
