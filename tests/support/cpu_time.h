@@ -5,7 +5,7 @@
 
 namespace lowkey::test {
 
-inline double cpu_seconds() {
+inline double process_cpu_seconds() {
   double sum = 0;
   for (int who : {RUSAGE_SELF, RUSAGE_CHILDREN}) {
     rusage used{};
