@@ -11,7 +11,7 @@
 #include "core/error.h"
 #include "core/files.h"
 #include "load/gguf.h"
-#include "support/cpu_time.h"
+#include "support/cpu_clock.h"
 #include "support/gguf_writer.h"
 #include "support/paths.h"
 #include "support/safetensors_writer.h"
@@ -729,7 +729,7 @@ TEST(ModelFile, OpensSmolLm2InAnInstant) {
   const double start = test::process_cpu_seconds();
   const ModelFile model = ModelFile::open(*path);
   const double taken = test::process_cpu_seconds() - start;
-  EXPECT_LT(taken, 1.0);
+  EXPECT_LT(taken, 1.0 * test::kSlowBuild);
   const ModelConfig& c = model.config();
   EXPECT_EQ(c.num_layers, 30);
   EXPECT_EQ(c.hidden_size, 576);

@@ -6,7 +6,7 @@
 
 #include "core/error.h"
 #include "core/rng.h"
-#include "support/cpu_time.h"
+#include "support/cpu_clock.h"
 #include "support/gguf_writer.h"
 #include "support/memory.h"
 #include "support/paths.h"
@@ -279,7 +279,7 @@ TEST(Safetensors, RefusingIsCheapInMemoryAndTime) {
     });
     const double taken = test::process_cpu_seconds() - start;
     EXPECT_LE(memory.bytes, (uint64_t{64} << 20) + file.size());
-    EXPECT_LE(taken, 2.0);
+    EXPECT_LE(taken, 2.0 * test::kSlowBuild);
   }
 }
 
