@@ -1,0 +1,37 @@
+#pragma once
+// How attend() cuts its work: a task is one KV head's block of queries over a run of tokens; its
+// result is output rows, or a partial result that a merge combines by log-sum-exp.
+#include <algorithm>
+#include <cstdint>
+
+#include "attention/attend.h"
+#include "core/checked.h"
+#include "quant/layout.h"
+
+namespace lowkey {
+
+// Queries [first_query, last_query) of one KV head of one item over tiles [first_tile, last_tile)
+// of its token list.
+struct AttendTask {
+  const AttendItem* item = nullptr;
+  int32_t head = 0;
+  int64_t first_query = 0, last_query = 0;
+  int64_t first_tile = 0, last_tile = 0;
+  int64_t partial = -1;  // slot of the run's partial result; -1: the task writes `out` itself
+};
+
+inline int64_t prefix_tokens(const LayerView& view) {
+  return std::min(view.intact_prefix, view.position + view.num_tokens);
+}
+
+inline int64_t prefix_tiles(const LayerView& view) {
+  return ceil_div<int64_t>(prefix_tokens(view), kTileTokens);
+}
+
+// Tiles the query at `position` looks at: those of the prefix, then those of the cache proper.
+inline int64_t tiles_seen(const LayerView& view, int64_t position) {
+  const int64_t after = position + 1 - prefix_tokens(view);
+  return prefix_tiles(view) + (after > 0 ? ceil_div<int64_t>(after, kTileTokens) : 0);
+}
+
+}  // namespace lowkey
