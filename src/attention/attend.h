@@ -25,10 +25,18 @@ struct AttendItem {
   float* out = nullptr;  // the same shape; must not alias q
 };
 
+// Decode multiplies packed codes by integers: queries times scales, probabilities times scales.
+enum class AttendPrecision : uint8_t {
+  kAccurate,  // 16 bits in two signed bytes: far below what 8-bit quantization changes
+  kFast,      // 8 bits: up to twice as fast where arithmetic limits; its error is about that of an
+              // 8-bit cache, so it suits 2 to 4 bits
+};
+
 struct AttendArgs {
   std::span<const AttendItem> items;
   int32_t num_qo_heads = 0;
   float scale = 0.0f;  // usually 1 / sqrt(head_dim)
+  AttendPrecision precision = AttendPrecision::kAccurate;
 };
 
 // The specification: one query at a time, in double precision, reading every element through

@@ -1,0 +1,345 @@
+// Decode attention over packed pages from DRAM, against 16-bit pages and against a plain read of
+// memory, in one run with the arms interleaved.
+//
+//   attention_bench [--json FILE] [--threads N,N] [--megabytes N] [--rounds N] [--only TEXT]
+//
+// Unit: Mth/s, million (cached tokens x query heads) per second.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <charconv>
+#include <cmath>
+#include <cstdio>
+#include <cstring>
+#include <map>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "attention/attend.h"
+#include "attention/stream_read.h"
+#include "cache/kv_cache.h"
+#include "core/error.h"
+#include "core/files.h"
+#include "core/rng.h"
+
+namespace lowkey::bench {
+namespace {
+
+struct Shape {
+  int32_t gqa = 1;
+  int32_t head_dim = 128;
+  int32_t num_kv_heads = 8;
+  int32_t batch = 1;
+  int64_t tokens = 8192;
+};
+
+struct Arm {
+  const char* recipe;
+  AttendPrecision precision;
+};
+
+struct Options {
+  std::string json;
+  std::vector<int> threads = {1, 0};
+  int64_t megabytes = 512;
+  int rounds = 12;
+  std::string only;
+};
+
+// Sequences whose pages are private copies of a few really quantized ones: what is read is what
+// attention would read, and filling half a gigabyte takes a second.
+class Sequences {
+ public:
+  Sequences(const Arm& arm, const Shape& shape, int64_t min_bytes)
+      : arm_(arm),
+        shape_(shape),
+        cache_(resolve_recipe(parse_recipe(arm.recipe), {1, shape.num_kv_heads, shape.head_dim})),
+        source_(cache_.new_sequence()) {
+    const int64_t width = int64_t{shape.num_kv_heads} * shape.head_dim;
+    SplitMix64 rng(7);
+    auto random = [&](int64_t count) {
+      std::vector<float> x(static_cast<size_t>(count));
+      for (float& value : x) {
+        value = static_cast<float>(rng.uniform() + rng.uniform() + rng.uniform() - 1.5);
+      }
+      return x;
+    };
+    const int64_t source_tokens =
+        kSourcePages * kPageTokens + cache_.recipe().layers[0].residual_length;
+    const std::vector<float> k = random(source_tokens * width), v = random(source_tokens * width);
+    source_.append(0, k.data(), v.data(), source_tokens, stage_);
+    source_.commit(0, stage_);
+    const LayerView& view = source_.append(0, k.data(), v.data(), 1, stage_);
+
+    const int64_t num_pages = shape.tokens / kPageTokens;
+    const int64_t page_bytes = cache_.page_layout(0, 0).bytes;
+    bytes_per_sequence_ = num_pages * shape.num_kv_heads * page_bytes;
+    const int64_t count =
+        std::max<int64_t>(shape.batch, (min_bytes + bytes_per_sequence_ - 1) / bytes_per_sequence_);
+    for (int64_t s = 0; s < count; ++s) {
+      std::vector<std::vector<PageRef>> pages(static_cast<size_t>(shape.num_kv_heads));
+      for (int64_t p = 0; p < num_pages; ++p) {
+        for (size_t head = 0; head < pages.size(); ++head) {
+          PageRef page = pool_.allocate(page_bytes);
+          std::memcpy(page.mutable_data(), view.heads[head].pages[p % kSourcePages].data(),
+                      static_cast<size_t>(page_bytes));
+          pages[head].push_back(std::move(page));
+        }
+      }
+      LayerView copy = view;
+      const int64_t shift = (num_pages - kSourcePages) * kPageTokens;
+      copy.position += shift;
+      for (size_t head = 0; head < pages.size(); ++head) {
+        HeadView& h = copy.heads[head];
+        // 16-bit sides keep the new token in a page: that one stays the source's.
+        for (int64_t p = kSourcePages; p < h.num_pages; ++p) pages[head].push_back(h.pages[p]);
+        h.pages = pages[head].data();
+        h.num_pages = std::ssize(pages[head]);
+        for (SideView* side : {&h.k, &h.v}) {
+          for (ExactRows& rows : side->exact) rows.first += shift;
+        }
+      }
+      pages_.push_back(std::move(pages));
+      views_.push_back(std::move(copy));
+    }
+    q_ = random(shape.gqa * width);
+    for (float& value : q_) value *= 2;
+    out_.resize(q_.size() * static_cast<size_t>(shape.batch));
+    items_.resize(static_cast<size_t>(shape.batch));
+  }
+
+  // One decode step of `batch` sequences; the next call takes the next ones. Returns seconds.
+  double step(ThreadPool& pool, AttendWorkspace& workspace) {
+    for (size_t i = 0; i < items_.size(); ++i) {
+      items_[i] = {&views_[next_], q_.data(), out_.data() + i * q_.size()};
+      next_ = (next_ + 1) % views_.size();
+    }
+    const double start = now_seconds();
+    attend({items_, shape_.num_kv_heads * shape_.gqa,
+            1.0f / std::sqrt(static_cast<float>(shape_.head_dim)), arm_.precision},
+           pool, workspace);
+    return now_seconds() - start;
+  }
+
+  // Largest differences from the specification, on one sequence.
+  double output_error() {
+    std::vector<float> expected(q_.size());
+    const AttendItem item{&views_[0], q_.data(), expected.data()};
+    attend_ref({{&item, 1},
+                shape_.num_kv_heads * shape_.gqa,
+                1.0f / std::sqrt(static_cast<float>(shape_.head_dim))});
+    ThreadPool pool(1);
+    AttendWorkspace workspace;
+    next_ = 0;
+    step(pool, workspace);
+    double error = 0, norm = 0;
+    for (size_t i = 0; i < expected.size(); ++i) {
+      error += std::pow(static_cast<double>(out_[i]) - expected[i], 2);
+      norm += std::pow(static_cast<double>(expected[i]), 2);
+    }
+    return std::sqrt(error / norm);
+  }
+
+  const Arm& arm() const { return arm_; }
+  int64_t bytes_per_step() const { return bytes_per_sequence_ * shape_.batch; }
+  double token_heads_per_step() const {
+    return static_cast<double>(shape_.tokens) * shape_.num_kv_heads * shape_.gqa * shape_.batch;
+  }
+  const SideRecipe& side(bool value) const {
+    const HeadRecipe& head = cache_.recipe().layers[0].heads[0];
+    return value ? head.v : head.k;
+  }
+
+ private:
+  static constexpr int64_t kSourcePages = 4;
+  Arm arm_;
+  Shape shape_;
+  KvCache cache_;
+  KvSequence source_;
+  AppendStage stage_;
+  PagePool pool_;
+  std::vector<std::vector<std::vector<PageRef>>> pages_;  // [sequence][head][page]
+  std::vector<LayerView> views_;
+  std::vector<float> q_, out_;
+  std::vector<AttendItem> items_;
+  int64_t bytes_per_sequence_ = 0;
+  size_t next_ = 0;
+};
+
+double percentile(std::vector<double> times, double share) {
+  std::sort(times.begin(), times.end());
+  return times[static_cast<size_t>(share * static_cast<double>(times.size() - 1))];
+}
+
+struct Table {
+  Shape shape;
+  std::vector<Arm> arms;  // the first is the 16-bit one
+};
+
+constexpr AttendPrecision kTwo = AttendPrecision::kAccurate, kOne = AttendPrecision::kFast;
+
+std::vector<Table> tables() {
+  const std::vector<Arm> all = {{"16", kTwo},
+                                {"kivi-8:g32:r32", kTwo},
+                                {"kivi-4:g32:r32", kTwo},
+                                {"kivi-3:g32:r32", kTwo},
+                                {"kivi-2:g32:r32", kTwo},
+                                {"kivi-8:g32:r32", kOne},
+                                {"kivi-4:g32:r32", kOne},
+                                {"kivi-3:g32:r32", kOne},
+                                {"kivi-2:g32:r32", kOne},
+                                {"4:g32", kTwo},
+                                {"kivi-4/2:g32:r32", kTwo},
+                                {"kivi-2:g128:r128", kTwo}};
+  const std::vector<Arm> some = {{"16", kTwo},
+                                 {"kivi-8:g32:r32", kTwo},
+                                 {"kivi-4:g32:r32", kTwo},
+                                 {"kivi-2:g32:r32", kTwo},
+                                 {"kivi-4:g32:r32", kOne},
+                                 {"kivi-2:g32:r32", kOne},
+                                 {"4:g32", kTwo}};
+  return {{{1, 128, 8, 1, 8192}, all},
+          {{4, 128, 8, 1, 8192}, some},
+          {{8, 128, 4, 1, 8192}, some},
+          {{3, 64, 3, 1, 8192}, some},
+          {{1, 128, 8, 32, 1024}, some}};
+}
+
+std::string group_name(const SideRecipe& side) {
+  return side.packed() ? std::to_string(side.group_size) : "-";
+}
+
+void run_table(const Table& table, int num_threads, const Options& options,
+               std::span<const std::byte> memory, nlohmann::json& rows) {
+  ThreadPool pool(num_threads);
+  AttendWorkspace workspace;
+  const Shape& s = table.shape;
+  fmt::print("\nGQA {}, head_dim {}, {} KV heads, {} x {} tokens, {} thread{}, {}\n", s.gqa,
+             s.head_dim, s.num_kv_heads, s.batch, s.tokens, pool.num_threads(),
+             pool.num_threads() == 1 ? "" : "s", isa_name(active_isa()));
+  std::vector<std::unique_ptr<Sequences>> arms;
+  for (const Arm& arm : table.arms) {
+    const std::string path = arm.precision == kOne ? "one-pass" : "two-pass";
+    if (arms.empty() || (path + " " + arm.recipe).find(options.only) != std::string::npos) {
+      arms.push_back(std::make_unique<Sequences>(arm, s, options.megabytes << 20));
+    }
+  }
+  std::vector<std::vector<double>> times(arms.size());
+  std::vector<double> stream;
+  for (int round = 0; round < options.rounds; ++round) {
+    for (int i = 0; i < 3; ++i) stream.push_back(stream_read_seconds(memory, pool));
+    for (size_t a = 0; a < arms.size(); ++a) {
+      double spent = 0;
+      while (spent < 0.02) {
+        times[a].push_back(arms[a]->step(pool, workspace));
+        spent += times[a].back();
+      }
+    }
+  }
+  const double stream_bytes = static_cast<double>(memory.size()) / percentile(stream, 0.05);
+  const double f16 = arms[0]->token_heads_per_step() / percentile(times[0], 0.05);
+  fmt::print("{:<18} {:<9} {:>8} {:>8} {:>7} {:>8} {:>8} {:>10}\n", "recipe", "path", "Mth/s",
+             "median", "GB/s", "stream", "vs f16", "rel error");
+  for (size_t a = 0; a < arms.size(); ++a) {
+    const Sequences& arm = *arms[a];
+    const double seconds = percentile(times[a], 0.05);
+    const double rate = arm.token_heads_per_step() / seconds;
+    const double median = arm.token_heads_per_step() / percentile(times[a], 0.5);
+    const double bytes = static_cast<double>(arm.bytes_per_step()) / seconds;
+    const bool packed = arm.side(false).packed();
+    const char* path = !packed ? "f16" : arm.arm().precision == kOne ? "one-pass" : "two-pass";
+    const double error = arms[a]->output_error();
+    fmt::print("{:<18} {:<9} {:>8.1f} {:>8.1f} {:>7.1f} {:>7.0f}% {:>7.2f}x {:>10.1e}\n",
+               arm.arm().recipe, path, rate / 1e6, median / 1e6, bytes / 1e9,
+               100 * bytes / stream_bytes, rate / f16, error);
+    rows.push_back({{"engine", "lowkey"},
+                    {"path", path},
+                    {"recipe", arm.arm().recipe},
+                    {"k_bits", arm.side(false).bits},
+                    {"v_bits", arm.side(true).bits},
+                    {"group", group_name(arm.side(false))},
+                    {"gqa", s.gqa},
+                    {"head_dim", s.head_dim},
+                    {"batch", s.batch},
+                    {"context", s.tokens},
+                    {"threads", pool.num_threads()},
+                    {"isa", std::string(isa_name(active_isa()))},
+                    {"mth_per_s", rate / 1e6},
+                    {"median_mth_per_s", median / 1e6},
+                    {"gb_per_s", bytes / 1e9},
+                    {"share_of_stream", bytes / stream_bytes},
+                    {"ratio_to_f16", rate / f16},
+                    {"relative_error", error}});
+  }
+  fmt::print("stream read {:.1f} GB/s (median {:.1f})\n", stream_bytes / 1e9,
+             static_cast<double>(memory.size()) / percentile(stream, 0.5) / 1e9);
+  std::fflush(stdout);
+}
+
+int64_t number(std::string_view option, std::string_view text) {
+  int64_t value = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (error != std::errc() || end != text.data() + text.size() || value < 0) {
+    fail(ErrorCode::kInvalidArgument, "{}: '{}' is not a number", option, text);
+  }
+  return value;
+}
+
+Options parse_options(int argc, char** argv) {
+  Options options;
+  for (int i = 1; i < argc; i += 2) {
+    const std::string_view name = argv[i];
+    if (i + 1 == argc) fail(ErrorCode::kInvalidArgument, "{}: a value is missing", name);
+    const std::string_view value = argv[i + 1];
+    if (name == "--json") {
+      options.json = value;
+    } else if (name == "--only") {
+      options.only = value;
+    } else if (name == "--megabytes") {
+      options.megabytes = number(name, value);
+    } else if (name == "--rounds") {
+      options.rounds = static_cast<int>(std::max<int64_t>(1, number(name, value)));
+    } else if (name == "--threads") {
+      options.threads.clear();
+      for (size_t at = 0; at <= value.size();) {
+        const size_t comma = std::min(value.find(',', at), value.size());
+        options.threads.push_back(static_cast<int>(number(name, value.substr(at, comma - at))));
+        at = comma + 1;
+      }
+    } else {
+      fail(ErrorCode::kInvalidArgument,
+           "{}: not one of --json --threads --megabytes --rounds --only", name);
+    }
+  }
+  return options;
+}
+
+void run(const Options& options) {
+  PagePool stream_pool;
+  // One large page: memory as the cache gets it, huge pages included.
+  const int64_t stream_bytes = std::max<int64_t>(64, options.megabytes / 2) << 20;
+  const PageRef stream = stream_pool.allocate(stream_bytes);
+  nlohmann::json rows = nlohmann::json::array();
+  for (int threads : options.threads) {
+    for (const Table& table : tables()) {
+      run_table(table, threads, options, {stream.data(), static_cast<size_t>(stream_bytes)}, rows);
+    }
+  }
+  if (!options.json.empty()) write_file_atomically(options.json, rows.dump(1) + "\n");
+}
+
+}  // namespace
+}  // namespace lowkey::bench
+
+int main(int argc, char** argv) {
+  try {
+    lowkey::bench::run(lowkey::bench::parse_options(argc, argv));
+  } catch (const lowkey::Error& error) {
+    fmt::print(stderr, "attention_bench: {}\n", error.what());
+    return 1;
+  }
+}

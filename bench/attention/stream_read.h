@@ -1,0 +1,17 @@
+#pragma once
+// What reading memory costs on this machine in this minute: the ceiling that attention from DRAM is
+// held against.
+#include <cstddef>
+#include <span>
+
+#include "core/threads.h"
+
+namespace lowkey::bench {
+
+// Reads all of `memory` once, front to back, an equal contiguous part per thread of `pool`.
+// Returns seconds.
+double stream_read_seconds(std::span<const std::byte> memory, ThreadPool& pool);
+
+double now_seconds();
+
+}  // namespace lowkey::bench
