@@ -1,40 +1,14 @@
-// Included once per instruction set by attend_<isa>.cc, which defines LOWKEY_KERNEL_NAMESPACE and
-// is compiled with that set's flags. GCC/Clang vector extensions: 16 floats are one AVX-512
-// register, two AVX2, four SSE or NEON. Nothing but intrinsics and our layout arithmetic may be
-// included here: an inline function of the standard library compiled with AVX-512 flags could be
-// the copy the linker keeps for everyone (ODR).
+// Unpacking to floats and arithmetic on them, included once per instruction set by
+// attend_<isa>.cc: see core/lanes-inl.h for what may be included.
 #include <cstddef>
 #include <cstdint>
 
-#if defined(__F16C__)
-#include <immintrin.h>
-#endif
-
 #include "attention/tile_kernels.h"
-#include "core/half.h"
-
-// Vectors wider than the target's registers have no stable calling convention: nothing that takes
-// one may be called.
-#define LOWKEY_INLINE inline __attribute__((always_inline))
+#include "core/lanes-inl.h"
 
 namespace lowkey {
 namespace LOWKEY_KERNEL_NAMESPACE {
 namespace {
-
-typedef float F32x16 __attribute__((vector_size(64)));
-typedef float F32x16U __attribute__((vector_size(64), aligned(4), may_alias));
-typedef int32_t I32x16 __attribute__((vector_size(64)));
-typedef int32_t I32x16U __attribute__((vector_size(64), aligned(4), may_alias));
-
-LOWKEY_INLINE F32x16 load(const float* p) {
-  return *reinterpret_cast<const F32x16U*>(p);
-}
-LOWKEY_INLINE void store(float* p, F32x16 x) {
-  *reinterpret_cast<F32x16U*>(p) = x;
-}
-LOWKEY_INLINE F32x16 splat(float x) {
-  return F32x16{} + x;
-}
 
 // Rows of accumulators a kernel keeps in registers.
 #if defined(__AVX512F__)
@@ -50,34 +24,6 @@ constexpr int kScoreRows = 1;
 constexpr int kValueRows = 1;
 constexpr int kValueColumns = 2;
 #endif
-
-// A local copy of half_to_float: see the note at the top.
-LOWKEY_INLINE float to_float(Half h) {
-#if defined(__F16C__)
-  return _cvtsh_ss(h.bits);
-#else
-  return half_to_float(h);
-#endif
-}
-
-LOWKEY_INLINE F32x16 load_half(const Half* p) {
-#if defined(__AVX512F__)
-  const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
-  // maskz: GCC 12 warns about the unmasked form's own "undefined" operand.
-  return reinterpret_cast<F32x16>(_mm512_maskz_cvtph_ps(0xffff, bits));
-#elif defined(__F16C__)
-  F32x16 result;
-  const __m256 low = _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
-  const __m256 high = _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p + 8)));
-  __builtin_memcpy(&result, &low, 32);
-  __builtin_memcpy(reinterpret_cast<char*>(&result) + 32, &high, 32);
-  return result;
-#else
-  F32x16 result;
-  for (int i = 0; i < kLanes; ++i) result[i] = half_to_float(p[i]);
-  return result;
-#endif
-}
 
 // Codes of byte `byte` of field `field` in each lane's dword, as floats.
 template <int kBits>
@@ -257,16 +203,6 @@ void scores(const float* q, int64_t rows, const float* keys, int32_t head_dim, i
   }
 }
 
-LOWKEY_INLINE float horizontal_sum(F32x16 x) {
-  float sum[kLanes];
-  store(sum, x);
-  // A fixed tree, so that every instruction set adds in the same order.
-  for (int width = kLanes / 2; width > 0; width /= 2) {
-    for (int i = 0; i < width; ++i) sum[i] += sum[i + width];
-  }
-  return sum[0];
-}
-
 void scores_from_rows(const float* q, int64_t rows, const float* keys, int32_t padded_dim,
                       float* out) noexcept {
   for (int32_t t = 0; t < kTileTokens; ++t) {
@@ -289,25 +225,6 @@ void transpose(const float* rows, int32_t padded_dim, float* keys) noexcept {
       }
     }
   }
-}
-
-// exp(x) for x <= 0: 2^(x log2 e) split into integer and fraction, a degree-6 polynomial (Cephes
-// expf) for the rest. Relative error below 2e-7 on [-87, 0]; smaller x gives 0, -infinity included.
-LOWKEY_INLINE F32x16 exp_nonpositive(F32x16 x) {
-  const F32x16 clamped = x > splat(-87.0f) ? x : splat(-87.0f);
-  const F32x16 shifted = clamped * splat(1.44269504088896341f) + splat(12582912.0f);  // 1.5 * 2^23
-  const F32x16 n = shifted - splat(12582912.0f);  // rounded to nearest
-  const F32x16 r = clamped - n * splat(0.693359375f) - n * splat(-2.12194440e-4f);
-  F32x16 p = splat(1.9875691500e-4f);
-  p = p * r + splat(1.3981999507e-3f);
-  p = p * r + splat(8.3334519073e-3f);
-  p = p * r + splat(4.1665795894e-2f);
-  p = p * r + splat(1.6666665459e-1f);
-  p = p * r + splat(5.0000001201e-1f);
-  p = p * r * r + r + splat(1.0f);
-  const I32x16 exponent = (__builtin_convertvector(n, I32x16) + 127) << 23;
-  const F32x16 result = p * reinterpret_cast<F32x16>(exponent);
-  return x > splat(-87.0f) ? result : F32x16{};
 }
 
 void softmax(float* row, SoftmaxState* state, float* acc, int32_t padded_dim) noexcept {
