@@ -26,17 +26,23 @@ struct AttendItem {
 };
 
 // Decode multiplies packed codes by integers: queries times scales, probabilities times scales.
-enum class AttendPrecision : uint8_t {
-  kAccurate,  // 16 bits in two signed bytes: far below what 8-bit quantization changes
-  kFast,      // 8 bits: up to twice as fast where arithmetic limits; its error is about that of an
-              // 8-bit cache, so it suits 2 to 4 bits
+enum class DecodeDots : uint8_t {
+  kTwoPass,  // 16 bits in two signed bytes: far below what 8-bit quantization changes
+  kOnePass,  // 8 bits: up to twice as fast where arithmetic limits; its error is about that of an
+             // 8-bit cache, so it suits 2 to 4 bits
 };
+
+// Prefill multiplies floats. kBF16 lets it round queries, keys, values and probabilities to bf16
+// where the machine multiplies that faster (AVX512_BF16); sums stay f32, and so does everything
+// where a side has 32 bits. For callers whose own products are in bf16 anyway.
+enum class PrefillPrecision : uint8_t { kF32, kBF16 };
 
 struct AttendArgs {
   std::span<const AttendItem> items;
   int32_t num_qo_heads = 0;
   float scale = 0.0f;  // usually 1 / sqrt(head_dim)
-  AttendPrecision precision = AttendPrecision::kAccurate;
+  AttendPrecision precision = AttendPrecision::kF32;
+  DecodeDots decode_dots = DecodeDots::kTwoPass;
 };
 
 // The specification: one query at a time, in double precision, reading every element through
