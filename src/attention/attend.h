@@ -35,7 +35,7 @@ enum class DecodeDots : uint8_t {
 // Prefill multiplies floats. kBF16 lets it round queries, keys, values and probabilities to bf16
 // where the machine multiplies that faster (AVX512_BF16); sums stay f32, and so does everything
 // where a side has 32 bits. For callers whose own products are in bf16 anyway.
-enum class PrefillPrecision : uint8_t { kF32, kBF16 };
+enum class AttendPrecision : uint8_t { kF32, kBF16 };
 
 struct AttendArgs {
   std::span<const AttendItem> items;
