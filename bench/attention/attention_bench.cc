@@ -39,7 +39,7 @@ struct Shape {
 
 struct Arm {
   const char* recipe;
-  AttendPrecision precision;
+  DecodeDots dots;
 };
 
 struct Options {
@@ -119,9 +119,10 @@ class Sequences {
       next_ = (next_ + 1) % views_.size();
     }
     const double start = now_seconds();
-    attend({items_, shape_.num_kv_heads * shape_.gqa,
-            1.0f / std::sqrt(static_cast<float>(shape_.head_dim)), arm_.precision},
-           pool, workspace);
+    attend(
+        {items_, shape_.num_kv_heads * shape_.gqa,
+         1.0f / std::sqrt(static_cast<float>(shape_.head_dim)), AttendPrecision::kF32, arm_.dots},
+        pool, workspace);
     return now_seconds() - start;
   }
 
@@ -180,7 +181,7 @@ struct Table {
   std::vector<Arm> arms;  // the first is the 16-bit one
 };
 
-constexpr AttendPrecision kTwo = AttendPrecision::kAccurate, kOne = AttendPrecision::kFast;
+constexpr DecodeDots kTwo = DecodeDots::kTwoPass, kOne = DecodeDots::kOnePass;
 
 std::vector<Table> tables() {
   const std::vector<Arm> all = {{"16", kTwo},
@@ -223,7 +224,7 @@ void run_table(const Table& table, int num_threads, const Options& options,
              pool.num_threads() == 1 ? "" : "s", isa_name(active_isa()));
   std::vector<std::unique_ptr<Sequences>> arms;
   for (const Arm& arm : table.arms) {
-    const std::string path = arm.precision == kOne ? "one-pass" : "two-pass";
+    const std::string path = arm.dots == kOne ? "one-pass" : "two-pass";
     if (arms.empty() || (path + " " + arm.recipe).find(options.only) != std::string::npos) {
       arms.push_back(std::make_unique<Sequences>(arm, s, options.megabytes << 20));
     }
@@ -251,7 +252,7 @@ void run_table(const Table& table, int num_threads, const Options& options,
     const double median = arm.token_heads_per_step() / percentile(times[a], 0.5);
     const double bytes = static_cast<double>(arm.bytes_per_step()) / seconds;
     const bool packed = arm.side(false).packed();
-    const char* path = !packed ? "f16" : arm.arm().precision == kOne ? "one-pass" : "two-pass";
+    const char* path = !packed ? "f16" : arm.arm().dots == kOne ? "one-pass" : "two-pass";
     const double error = arms[a]->output_error();
     fmt::print("{:<18} {:<9} {:>8.1f} {:>8.1f} {:>7.1f} {:>7.0f}% {:>7.2f}x {:>10.1e}\n",
                arm.arm().recipe, path, rate / 1e6, median / 1e6, bytes / 1e9,

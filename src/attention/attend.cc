@@ -6,6 +6,8 @@
 #include <limits>
 #include <vector>
 
+#include "attention/decode.h"
+#include "attention/decode_kernels.h"
 #include "attention/prefill.h"
 #include "attention/task.h"
 #include "attention/tile_kernels.h"
@@ -19,9 +21,12 @@ namespace {
 // in L2 and make the unpacking a few percent of the arithmetic.
 constexpr int64_t kRowsPerBlock = 96;
 
-// Decode splits a sequence into fixed runs of four pages: one long sequence uses every core, and
-// because the split depends on the length alone, the result does not depend on the number of
-// threads.
+// Blocks that are alone in their sequence are split into fixed runs: one long sequence uses every
+// core, and because the split depends on the length alone, the result does not depend on the number
+// of threads. A run of packed pages is at least this much memory (less is not worth a merge), and a
+// sequence is at most so many runs (more than that many cores share a KV head nowhere).
+constexpr int64_t kRunBytes = int64_t{64} << 10;
+constexpr int64_t kMaxRuns = 64;
 constexpr int64_t kTilesPerRun = 4 * kTilesPerPage;
 
 constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
@@ -58,10 +63,20 @@ const TileKernels& tile_kernels(Isa isa) {
   return tile_kernels_scalar();
 }
 
+const DecodeKernels* decode_kernels(Isa isa) {
+  switch (isa) {
+    case Isa::kScalar: return nullptr;
+    case Isa::kAvx2: return nullptr;
+    case Isa::kAvx512: return cpu_features().avx512_vnni ? decode_kernels_avx512() : nullptr;
+  }
+  return nullptr;
+}
+
 struct AttendWorkspace::Impl {
   std::vector<AttendTask> tasks;
   std::vector<Merge> merges;
-  std::vector<PrefillScratch> scratch;  // per thread
+  std::vector<PrefillScratch> prefill;  // per thread
+  std::vector<DecodeScratch> decode;    // per thread
   // Per partial: rows x (state, padded_dim sums).
   std::vector<SoftmaxState> partial_states;
   std::vector<float> partial_sums;
@@ -73,29 +88,43 @@ AttendWorkspace::~AttendWorkspace() = default;
 
 namespace {
 
-// Splits the work. Decode blocks (all queries of an item fit one block) are cut into runs of tiles;
-// prefill has blocks enough and walks each from front to back. Longest first, so that threads
-// finish together.
-void plan(const AttendArgs& args, std::vector<AttendTask>& tasks, std::vector<Merge>& merges,
-          int64_t& num_partials, int64_t& most_rows) {
+int64_t pages_per_run(const HeadView& head, int64_t pages) {
+  const int64_t page_bytes = head.k.layout->bytes() + head.v.layout->bytes();
+  return std::max(ceil_div(kRunBytes, page_bytes), ceil_div(pages, kMaxRuns));
+}
+
+// Splits the work: decode blocks and short ones into runs, prefill into blocks of queries, which
+// are many enough, each walking its tokens from front to back. Decode keeps the order of memory;
+// prefill's blocks differ in length, so the longest go first and threads finish together.
+void plan(const AttendArgs& args, bool can_decode, std::vector<AttendTask>& tasks,
+          std::vector<Merge>& merges, int64_t& num_partials, int64_t& most_rows) {
   tasks.clear();
   merges.clear();
   num_partials = 0;
   most_rows = 0;
+  bool sorted = true;
   for (const AttendItem& item : args.items) {
     const LayerView& view = *item.view;
     const auto num_kv_heads = static_cast<int32_t>(view.heads.size());
     LOWKEY_CHECK(num_kv_heads > 0 && args.num_qo_heads % num_kv_heads == 0,
                  "{} query heads over {} KV heads", args.num_qo_heads, num_kv_heads);
     const int64_t group = args.num_qo_heads / num_kv_heads;
-    const int64_t queries = std::max<int64_t>(1, kRowsPerBlock / group);
+    const bool decode = can_decode && view.num_tokens <= kDecodeQueries;
+    const int64_t queries = decode ? kDecodeQueries : std::max<int64_t>(1, kRowsPerBlock / group);
     const bool one_block = view.num_tokens <= queries;
+    if (!one_block) sorted = false;
     for (int32_t head = 0; head < num_kv_heads; ++head) {
       for (int64_t q = 0; q < view.num_tokens; q += queries) {
-        AttendTask task{&item, head, q, std::min(q + queries, view.num_tokens), 0, 0, -1};
-        task.last_tile = tiles_seen(view, view.position + task.last_query - 1);
+        AttendTask task{&item, head, q, std::min(q + queries, view.num_tokens), 0, 0, decode, -1};
+        const int64_t last_position = view.position + task.last_query - 1;
+        task.last_unit =
+            decode ? decode_pages_seen(view, last_position) : tiles_seen(view, last_position);
         most_rows = std::max(most_rows, (task.last_query - task.first_query) * group);
-        const int64_t num_runs = one_block ? ceil_div(task.last_tile, kTilesPerRun) : 1;
+        const int64_t units_per_run =
+            !one_block ? task.last_unit
+            : decode   ? pages_per_run(view.heads[static_cast<size_t>(head)], task.last_unit)
+                       : kTilesPerRun;
+        const int64_t num_runs = ceil_div(task.last_unit, units_per_run);
         if (num_runs == 1) {
           tasks.push_back(task);
           continue;
@@ -103,16 +132,17 @@ void plan(const AttendArgs& args, std::vector<AttendTask>& tasks, std::vector<Me
         merges.push_back({task, num_partials, num_runs});
         for (int64_t run = 0; run < num_runs; ++run) {
           AttendTask part = task;
-          part.first_tile = run * kTilesPerRun;
-          part.last_tile = std::min(task.last_tile, part.first_tile + kTilesPerRun);
+          part.first_unit = run * units_per_run;
+          part.last_unit = std::min(task.last_unit, part.first_unit + units_per_run);
           part.partial = num_partials++;
           tasks.push_back(part);
         }
       }
     }
   }
+  if (sorted) return;
   std::sort(tasks.begin(), tasks.end(), [](const AttendTask& a, const AttendTask& b) {
-    return a.last_tile - a.first_tile > b.last_tile - b.first_tile;
+    return a.last_unit - a.first_unit > b.last_unit - b.first_unit;
   });
 }
 
@@ -120,25 +150,38 @@ void plan(const AttendArgs& args, std::vector<AttendTask>& tasks, std::vector<Me
 
 void attend(const AttendArgs& args, ThreadPool& pool, AttendWorkspace& workspace, Isa isa) {
   AttendWorkspace::Impl& w = *workspace.impl_;
-  const TileKernels& kernels = tile_kernels(isa);
+  const TileKernels& tiles = tile_kernels(isa);
+  const DecodeKernels* decode = decode_kernels(isa);
   int64_t num_partials, most_rows;
-  plan(args, w.tasks, w.merges, num_partials, most_rows);
+  plan(args, decode != nullptr, w.tasks, w.merges, num_partials, most_rows);
   if (w.tasks.empty()) return;
   const int32_t head_dim = args.items[0].view->head_dim;
   const int64_t padded_dim = round_up<int32_t>(head_dim, kLanes);
   w.rows_per_partial = most_rows;
   w.partial_states.resize(static_cast<size_t>(num_partials * most_rows));
   w.partial_sums.resize(static_cast<size_t>(num_partials * most_rows * padded_dim));
-  w.scratch.resize(static_cast<size_t>(pool.num_threads()));
+  w.prefill.resize(static_cast<size_t>(pool.num_threads()));
+  w.decode.resize(static_cast<size_t>(pool.num_threads()));
 
   const auto job = [&](int64_t index, int thread) {
     const AttendTask& task = w.tasks[static_cast<size_t>(index)];
-    PrefillScratch& scratch = w.scratch[static_cast<size_t>(thread)];
-    run_prefill_task(args, kernels, scratch, task);
+    const SoftmaxState* states;
+    const float* sums;
+    if (task.decode) {
+      DecodeScratch& scratch = w.decode[static_cast<size_t>(thread)];
+      run_decode_task(args, *decode, tiles, scratch, task);
+      states = scratch.states.data();
+      sums = scratch.acc.data();
+    } else {
+      PrefillScratch& scratch = w.prefill[static_cast<size_t>(thread)];
+      run_prefill_task(args, tiles, scratch, task);
+      states = scratch.states.data();
+      sums = scratch.acc.data();
+    }
     const int64_t rows = num_rows(args, task);
     for (int64_t r = 0; r < rows; ++r) {
-      const SoftmaxState& state = scratch.states[static_cast<size_t>(r)];
-      const float* acc = scratch.acc.data() + r * padded_dim;
+      const SoftmaxState& state = states[r];
+      const float* acc = sums + r * padded_dim;
       if (task.partial >= 0) {
         const int64_t slot = task.partial * w.rows_per_partial + r;
         w.partial_states[static_cast<size_t>(slot)] = state;

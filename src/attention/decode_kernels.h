@@ -63,12 +63,11 @@ struct DecodeKernels {
   // Fills q.fixed, q.unit, q.weights... from q.f32.
   void (*prepare_queries)(const DecodeQueries& q, int32_t rows) noexcept;
 
-  // scores[r * kPageTokens + t] for the tokens of the first num_tiles tiles of a page's packed keys.
-  // Rows [first_row, first_row + rows) of q.
+  // scores[r * kPageTokens + t] for the tokens of the first num_tiles tiles of a page's packed
+  // keys. Rows [first_row, first_row + rows) of q.
   void (*score_packed)(const SideLayout& layout, const std::byte* side, int32_t num_tiles,
                        const DecodeQueries& q, int32_t first_row, int32_t rows,
-                       AttendPrecision precision, const DecodeBuffer& buffer,
-                       float* scores) noexcept;
+                       DecodeDots precision, const DecodeBuffer& buffer, float* scores) noexcept;
 
   // The same from rows of floats (f16, or f32): scores[r * kPageTokens + t] for t < count.
   void (*score_rows)(const std::byte* keys, bool is_f32, int64_t count, int32_t head_dim,
@@ -81,12 +80,11 @@ struct DecodeKernels {
   float (*softmax_page)(float* scores, int64_t count, SoftmaxState* state, float* acc,
                         int32_t padded_dim) noexcept;
 
-  // acc[r] += factor[r] * sum over the first `count` tokens of p[r, t] * value[t], from packed values.
-  // p: [rows, kPageTokens] in [0, 1]; acc: [rows, padded_dim].
-  void (*add_packed)(const SideLayout& layout, const std::byte* side, int32_t count,
-                     const float* p, const float* factor, int32_t rows,
-                     AttendPrecision precision, const DecodeBuffer& buffer, float* acc,
-                     int32_t padded_dim) noexcept;
+  // acc[r] += factor[r] * sum over the first `count` tokens of p[r, t] * value[t], from packed
+  // values. p: [rows, kPageTokens] in [0, 1]; acc: [rows, padded_dim].
+  void (*add_packed)(const SideLayout& layout, const std::byte* side, int32_t count, const float* p,
+                     const float* factor, int32_t rows, DecodeDots precision,
+                     const DecodeBuffer& buffer, float* acc, int32_t padded_dim) noexcept;
 
   // The same from rows of floats.
   void (*add_rows)(const std::byte* values, bool is_f32, int64_t count, int32_t head_dim,
@@ -94,7 +92,7 @@ struct DecodeKernels {
                    int32_t padded_dim) noexcept;
 };
 
-const DecodeKernels* decode_kernels_avx2();    // null on other architectures
+const DecodeKernels* decode_kernels_avx2();  // null on other architectures
 const DecodeKernels* decode_kernels_avx512();
 
 // Null where only the portable tiles are there (scalar).

@@ -50,7 +50,7 @@ class BlockRunner {
 
   void run() {
     const int64_t prefix = prefix_tiles(view_);
-    for (int64_t tile = task_.first_tile; tile < task_.last_tile; ++tile) {
+    for (int64_t tile = task_.first_unit; tile < task_.last_unit; ++tile) {
       if (tile < prefix) {
         prefix_tile(tile * kTileTokens);
       } else {

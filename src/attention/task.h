@@ -10,13 +10,14 @@
 
 namespace lowkey {
 
-// Queries [first_query, last_query) of one KV head of one item over tiles [first_tile, last_tile)
-// of its token list.
+// Queries [first_query, last_query) of one KV head of one item over units [first_unit, last_unit)
+// of its token list: tiles for prefill, pages for decode.
 struct AttendTask {
   const AttendItem* item = nullptr;
   int32_t head = 0;
   int64_t first_query = 0, last_query = 0;
-  int64_t first_tile = 0, last_tile = 0;
+  int64_t first_unit = 0, last_unit = 0;
+  bool decode = false;
   int64_t partial = -1;  // slot of the run's partial result; -1: the task writes `out` itself
 };
 

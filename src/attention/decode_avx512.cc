@@ -1,0 +1,11 @@
+// Decode kernels for AVX-512 with VNNI: see decode_kernels-inl.h. The flags are in CMakeLists.txt.
+#define LOWKEY_KERNEL_NAMESPACE decode_avx512
+#include "attention/simd_avx512-inl.h"
+//
+#include "attention/decode_kernels-inl.h"
+
+namespace lowkey {
+const DecodeKernels* decode_kernels_avx512() {
+  return &decode_avx512::kDecodeKernels;
+}
+}  // namespace lowkey

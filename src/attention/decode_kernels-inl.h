@@ -1,0 +1,722 @@
+#pragma once
+// Decode on packed codes, over the vector operations of a Simd (simd_<isa>-inl.h, included before
+// this file). Included once per instruction set by decode_<isa>.cc: see core/lanes-inl.h for what
+// may be included. decode_kernels.h says what the functions do.
+#include <cstddef>
+#include <cstdint>
+
+#include "attention/decode_kernels.h"
+#include "core/lanes-inl.h"
+
+#define LOWKEY_NOINLINE __attribute__((noinline))
+
+namespace lowkey {
+namespace LOWKEY_KERNEL_NAMESPACE {
+namespace {
+
+// Folded numbers stay within this, so that 256 * high + low fits signed bytes.
+constexpr float kFixedTop = 32512.0f;
+
+constexpr int32_t kRowsTogether = 4;  // rows whose sums are kept in registers at once
+constexpr int32_t kTokenQuads = kTileTokens / 4;
+
+LOWKEY_INLINE float power_of_two(int exponent) {
+  const int32_t bits = (exponent + 127) << 23;
+  float result;
+  __builtin_memcpy(&result, &bits, 4);
+  return result;
+}
+
+constexpr int fields_of(int bits) {
+  return bits == 3 ? 8 : 8 / bits;
+}
+constexpr int granule_bytes_of(int bits) {
+  return bits == 3 ? 3 * kGranuleBytes : kGranuleBytes;
+}
+
+// ------------------------------------------------------------------------------------------- dots
+
+// out[r][32] = sum over channel quads of codes times weights of row r, for one tile of keys.
+// codes: the tile's first granule of the columns wanted; weights: 8 bytes per quad.
+template <int kBits, int kInner, int kRows, int kPasses>
+LOWKEY_NOINLINE void dot_keys(const std::byte* tile_codes, int32_t columns,
+                              const std::byte* weights, int64_t row_stride, float* out) noexcept {
+  constexpr int kFields = fields_of(kBits), kBytes = granule_bytes_of(kBits);
+  constexpr int kOuter = kFields / kInner;  // halves that share a granule
+  constexpr int kHalves = Simd::kHalvesTogether;
+  for (int h0 = 0; h0 < 2; h0 += kHalves) {
+    typename Simd::template Sum<kPasses> sum[kRows][kHalves];
+#pragma GCC unroll 8
+    for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 2
+      for (int h = 0; h < kHalves; ++h) sum[r][h] = Simd::zero<kPasses>();
+    }
+    const std::byte* column_weights = weights;
+#pragma GCC unroll 1
+    for (int32_t j = 0; j < columns; ++j) {
+      typename Simd::template Granule<kBits> granule[kHalves];
+#pragma GCC unroll 2
+      for (int h = 0; h < kHalves; ++h) {
+        granule[h] =
+            Simd::load_granule<kBits>(tile_codes + (kOuter == 1 ? 2 * j + h0 + h : j) * kBytes);
+      }
+#pragma GCC unroll 8
+      for (int i = 0; i < kInner; ++i) {
+        typename Simd::Codes c[kHalves];
+#pragma GCC unroll 2
+        for (int h = 0; h < kHalves; ++h) {
+          c[h] = Simd::codes<kBits>(granule[h], kOuter == 1 ? i : (h0 + h) * kInner + i);
+        }
+#pragma GCC unroll 8
+        for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 2
+          for (int h = 0; h < kHalves; ++h) {
+            Simd::dot<kPasses>(sum[r][h], c[h], column_weights + r * row_stride + i * 8);
+          }
+        }
+      }
+      column_weights += kInner * 8;
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 2
+      for (int h = 0; h < kHalves; ++h) {
+        store(out + r * kTileTokens + (h0 + h) * kVectorFloats, Simd::total<kPasses>(sum[r][h]));
+      }
+    }
+  }
+}
+
+// Blocks of channels whose sums fit the registers beside each other.
+constexpr int blocks_together(int inner, int rows, int passes) {
+  int blocks = inner;
+  while (blocks > 1 && blocks * rows * passes > Simd::kSumRegisters) blocks /= 2;
+  return blocks;
+}
+
+// out[r][i][16] = sum over the tile's tokens of codes times weights, for the kInner channel blocks
+// of one column of granules. group_offset[i]: where block i's weights are within a row's.
+template <int kBits, int kInner, int kRows, int kPasses>
+LOWKEY_NOINLINE void dot_values(const std::byte* column_codes, const std::byte* weights,
+                                int64_t row_stride, const int32_t* group_offset,
+                                float* out) noexcept {
+  constexpr int kFields = fields_of(kBits), kBytes = granule_bytes_of(kBits);
+  constexpr int kOuter = kFields / kInner;  // token quads that share a granule
+  constexpr int kBlocks = blocks_together(kInner, kRows, kPasses);
+#pragma GCC unroll 8
+  for (int b0 = 0; b0 < kInner; b0 += kBlocks) {
+    typename Simd::template Sum<kPasses> sum[kRows][kBlocks];
+    const std::byte* block_weights[kBlocks];
+#pragma GCC unroll 8
+    for (int b = 0; b < kBlocks; ++b) {
+      block_weights[b] = weights + group_offset[b0 + b];
+#pragma GCC unroll 8
+      for (int r = 0; r < kRows; ++r) sum[r][b] = Simd::zero<kPasses>();
+    }
+#pragma GCC unroll 1
+    for (int32_t u = 0; u < kTokenQuads / kOuter; ++u) {
+      const auto granule = Simd::load_granule<kBits>(column_codes + u * kBytes);
+#pragma GCC unroll 8
+      for (int o = 0; o < kOuter; ++o) {
+#pragma GCC unroll 8
+        for (int b = 0; b < kBlocks; ++b) {
+          const auto c = Simd::codes<kBits>(granule, o * kInner + b0 + b);
+#pragma GCC unroll 8
+          for (int r = 0; r < kRows; ++r) {
+            Simd::dot<kPasses>(sum[r][b], c,
+                               block_weights[b] + r * row_stride + (u * kOuter + o) * 8);
+          }
+        }
+      }
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 8
+      for (int b = 0; b < kBlocks; ++b) {
+        store(out + (r * kInner + b0 + b) * kVectorFloats, Simd::total<kPasses>(sum[r][b]));
+      }
+    }
+  }
+}
+
+using DotKeys = void (*)(const std::byte*, int32_t, const std::byte*, int64_t, float*) noexcept;
+using DotValues = void (*)(const std::byte*, const std::byte*, int64_t, const int32_t*,
+                           float*) noexcept;
+
+// [passes - 1][rows - 1]
+template <int kBits, int kInner>
+struct Dots {
+  static constexpr DotKeys kKeys[2][kRowsTogether] = {
+      {dot_keys<kBits, kInner, 1, 1>, dot_keys<kBits, kInner, 2, 1>, dot_keys<kBits, kInner, 3, 1>,
+       dot_keys<kBits, kInner, 4, 1>},
+      {dot_keys<kBits, kInner, 1, 2>, dot_keys<kBits, kInner, 2, 2>, dot_keys<kBits, kInner, 3, 2>,
+       dot_keys<kBits, kInner, 4, 2>}};
+  static constexpr DotValues kValues[2][kRowsTogether] = {
+      {dot_values<kBits, kInner, 1, 1>, dot_values<kBits, kInner, 2, 1>,
+       dot_values<kBits, kInner, 3, 1>, dot_values<kBits, kInner, 4, 1>},
+      {dot_values<kBits, kInner, 1, 2>, dot_values<kBits, kInner, 2, 2>,
+       dot_values<kBits, kInner, 3, 2>, dot_values<kBits, kInner, 4, 2>}};
+};
+
+// Keys share a granule along channels whole, but for 3 bits at odd multiples of 16 channels.
+const DotKeys* keys_dots(const SideLayout& layout, int passes) noexcept {
+  switch (layout.bits() * 16 + layout.inner_fields()) {
+    case 2 * 16 + 4: return Dots<2, 4>::kKeys[passes - 1];
+    case 3 * 16 + 8: return Dots<3, 8>::kKeys[passes - 1];
+    case 3 * 16 + 4: return Dots<3, 4>::kKeys[passes - 1];
+    case 4 * 16 + 2: return Dots<4, 2>::kKeys[passes - 1];
+    case 8 * 16 + 1: return Dots<8, 1>::kKeys[passes - 1];
+  }
+  return nullptr;
+}
+
+const DotValues* values_dots(const SideLayout& layout, int passes) noexcept {
+  switch (layout.bits() * 16 + layout.inner_fields()) {
+    case 2 * 16 + 4: return Dots<2, 4>::kValues[passes - 1];
+    case 2 * 16 + 2: return Dots<2, 2>::kValues[passes - 1];
+    case 2 * 16 + 1: return Dots<2, 1>::kValues[passes - 1];
+    case 3 * 16 + 8: return Dots<3, 8>::kValues[passes - 1];
+    case 3 * 16 + 4: return Dots<3, 4>::kValues[passes - 1];
+    case 3 * 16 + 2: return Dots<3, 2>::kValues[passes - 1];
+    case 3 * 16 + 1: return Dots<3, 1>::kValues[passes - 1];
+    case 4 * 16 + 2: return Dots<4, 2>::kValues[passes - 1];
+    case 4 * 16 + 1: return Dots<4, 1>::kValues[passes - 1];
+    case 8 * 16 + 1: return Dots<8, 1>::kValues[passes - 1];
+  }
+  return nullptr;
+}
+
+bool supports(const SideLayout& layout) noexcept {
+  if (!layout.packed()) return false;
+  if (layout.side() == Side::kValue) return values_dots(layout, 1) != nullptr;
+  // A group of channels must be whole columns of granules.
+  const bool whole = layout.axis() == QuantAxis::kPerChannel ||
+                     layout.group_size() % (4 * layout.inner_fields()) == 0;
+  return whole && keys_dots(layout, 1) != nullptr;
+}
+
+int passes_of(DecodeDots precision) noexcept {
+  return Simd::kOnePass && precision == DecodeDots::kOnePass ? 1 : 2;
+}
+
+// Rows in portions of at most kRowsTogether, as equal as they go: 5 is 3 + 2.
+int32_t rows_now(int32_t rows_left) noexcept {
+  const int32_t portions = (rows_left + kRowsTogether - 1) / kRowsTogether;
+  return (rows_left + portions - 1) / portions;
+}
+
+// ------------------------------------------------------------------------------------------- keys
+
+void prepare_queries(const DecodeQueries& q, int32_t rows) noexcept {
+  const int32_t vectors = q.fixed_dim / kFixedLanes;
+  for (int32_t r = 0; r < rows; ++r) {
+    const float* from = q.f32 + r * q.padded_dim;
+    F32x16 largest = {};
+    for (int32_t c = 0; c < q.padded_dim; c += kVectorFloats) {
+      const F32x16 x = load(from + c);
+      const F32x16 size = x < F32x16{} ? -x : x;
+      largest = size > largest ? size : largest;
+    }
+    const float top = Simd::largest_lane(largest);
+    const float unit = top > 0 ? top / kFixedTop : 1.0f;
+    const F32x16 inverse = splat(top > 0 ? kFixedTop / top : 0.0f);
+    q.unit[r] = unit;
+    int16_t* fixed = q.fixed + r * q.fixed_dim;
+    const auto scale = Simd::byte_scale(Simd::round(splat(top) * inverse, F32x16{}));
+    q.unit8[r] = unit * scale.unit;
+    for (int32_t i = 0; i < vectors; ++i) {
+      const int32_t c = i * kFixedLanes;
+      const F32x16 second =
+          c + kVectorFloats < q.padded_dim ? load(from + c + kVectorFloats) : F32x16{};
+      const auto x = Simd::round(load(from + c) * inverse, second * inverse);
+      Simd::store_fixed(fixed + c, x);
+      Simd::store_weights(x, q.weights + (r * vectors + i) * kWeightBytes);
+      Simd::store_weights8(x, scale, q.weights8 + (r * vectors + i) * kWeightBytes);
+    }
+  }
+}
+
+// Folds the query rows with the scales of one group of tokens: weights for dot_keys, the unit of
+// its sums, and the zero points' share of every score.
+void fold_keys(const SideLayout& layout, const Half* scale, const DecodeQueries& q,
+               int32_t first_row, int32_t rows, int passes, std::byte* weights, float* unit,
+               float* zero) noexcept {
+  const int32_t dim = layout.head_dim(), vectors = q.fixed_dim / kFixedLanes;
+  const Half* zero_point = scale + layout.zero_point_stride();
+  const int exponent = Simd::largest_exponent(scale, dim);
+  const float fold_unit = power_of_two(exponent - 29 + 15);  // multiply() divides by 2^15
+  typename Simd::Fixed s[kMaxHeadDim / kFixedLanes];
+  for (int32_t i = 0; i < vectors; ++i) s[i] = Simd::to_fixed(scale + i * kFixedLanes, exponent);
+  F32x16 sum[kMaxDecodeRows] = {};
+  for (int32_t c = 0; c < dim; c += kVectorFloats) {
+    const F32x16 z = load_half(zero_point + c);
+    for (int32_t r = 0; r < rows; ++r) {
+      sum[r] += z * load(q.f32 + (first_row + r) * q.padded_dim + c);
+    }
+  }
+  for (int32_t r = 0; r < rows; ++r) {
+    const int16_t* fixed = q.fixed + (first_row + r) * q.fixed_dim;
+    std::byte* to = weights + r * vectors * kWeightBytes;
+    unit[r] = q.unit[first_row + r] * fold_unit;
+    zero[r] = Simd::sum_lanes(sum[r]);
+    if (passes == 2) {
+      for (int32_t i = 0; i < vectors; ++i) {
+        Simd::store_weights(Simd::multiply(Simd::load_fixed(fixed + i * kFixedLanes), s[i]),
+                            to + i * kWeightBytes);
+      }
+      continue;
+    }
+    typename Simd::Fixed x[kMaxHeadDim / kFixedLanes];
+    typename Simd::Fixed largest{};
+    for (int32_t i = 0; i < vectors; ++i) {
+      x[i] = Simd::multiply(Simd::load_fixed(fixed + i * kFixedLanes), s[i]);
+      largest = Simd::larger_magnitude(largest, x[i]);
+    }
+    const auto byte_scale = Simd::byte_scale(largest);
+    unit[r] *= byte_scale.unit;
+    for (int32_t i = 0; i < vectors; ++i) {
+      Simd::store_weights8(x[i], byte_scale, to + i * kWeightBytes);
+    }
+  }
+}
+
+void score_per_channel(const SideLayout& layout, const std::byte* side, int32_t num_tiles,
+                       const DecodeQueries& q, int32_t first_row, int32_t rows, int passes,
+                       std::byte* weights, float* scores) noexcept {
+  const DotKeys* dots = keys_dots(layout, passes);
+  const auto* halves = reinterpret_cast<const Half*>(side);
+  const int32_t columns = layout.head_dim() / 4 / layout.inner_fields();
+  const int64_t row_stride = int64_t{q.fixed_dim} / kFixedLanes * kWeightBytes;
+  const int32_t tiles_per_group = layout.group_size() / kTileTokens;
+  const int32_t groups = (num_tiles + tiles_per_group - 1) / tiles_per_group;
+  float unit[kTilesPerPage][kMaxDecodeRows], zero[kTilesPerPage][kMaxDecodeRows];
+  // All groups first: in memory parameters come before codes, and the folds' long chains overlap.
+  for (int32_t g = 0; g < groups; ++g) {
+    fold_keys(layout, halves + layout.scale_index(g * layout.group_size(), 0), q, first_row, rows,
+              passes, weights + g * kMaxDecodeRows * row_stride, unit[g], zero[g]);
+  }
+  for (int32_t tile = 0; tile < num_tiles; ++tile) {
+    const int32_t g = tile / tiles_per_group;
+    const std::byte* codes = side + layout.codes_offset() + tile * layout.tile_codes_bytes();
+    const std::byte* tile_weights = weights + g * kMaxDecodeRows * row_stride;
+    float sums[kRowsTogether * kTileTokens];
+    for (int32_t r0 = 0, now; r0 < rows; r0 += now) {
+      now = rows_now(rows - r0);
+      dots[now - 1](codes, columns, tile_weights + r0 * row_stride, row_stride, sums);
+      for (int32_t r = 0; r < now; ++r) {
+        float* to = scores + (r0 + r) * kPageTokens + tile * kTileTokens;
+        const F32x16 u = splat(unit[g][r0 + r]), z = splat(zero[g][r0 + r]);
+        for (int32_t t = 0; t < kTileTokens; t += kVectorFloats) {
+          store(to + t, load(sums + r * kTileTokens + t) * u + z);
+        }
+      }
+    }
+  }
+}
+
+void score_per_token(const SideLayout& layout, const std::byte* side, int32_t num_tiles,
+                     const DecodeQueries& q, int32_t first_row, int32_t rows, int passes,
+                     float* scores) noexcept {
+  const DotKeys* dots = keys_dots(layout, passes);
+  const auto* halves = reinterpret_cast<const Half*>(side);
+  const int32_t group = layout.group_size(), num_groups = layout.head_dim() / group;
+  const int32_t columns = group / 4 / layout.inner_fields();
+  const int32_t column_bytes =
+      layout.granule_bytes() * 2 / (layout.fields() / layout.inner_fields());
+  const int64_t row_stride = int64_t{q.fixed_dim} / kFixedLanes * kWeightBytes;
+  const std::byte* weights = (passes == 2 ? q.weights : q.weights8) + first_row * row_stride;
+  const float* unit = (passes == 2 ? q.unit : q.unit8) + first_row;
+  for (int32_t r = 0; r < rows; ++r) {
+    for (int32_t t = 0; t < num_tiles * kTileTokens; t += kVectorFloats) {
+      store(scores + r * kPageTokens + t, F32x16{});
+    }
+  }
+  for (int32_t g = 0; g < num_groups; ++g) {
+    float query_sum[kMaxDecodeRows];
+    for (int32_t r = 0; r < rows; ++r) {
+      F32x16 sum = {};
+      const float* from = q.f32 + (first_row + r) * q.padded_dim + g * group;
+      for (int32_t c = 0; c < group; c += kVectorFloats) sum += load(from + c);
+      query_sum[r] = Simd::sum_lanes(sum);
+    }
+    for (int32_t tile = 0; tile < num_tiles; ++tile) {
+      const std::byte* codes = side + layout.codes_offset() + tile * layout.tile_codes_bytes() +
+                               g * columns * column_bytes;
+      const Half* scale = halves + layout.scale_index(tile * kTileTokens, g * group);
+      const Half* zero_point = scale + layout.zero_point_stride();
+      float sums[kRowsTogether * kTileTokens];
+      for (int32_t r0 = 0, now; r0 < rows; r0 += now) {
+        now = rows_now(rows - r0);
+        dots[now - 1](codes, columns, weights + r0 * row_stride + g * group * 2, row_stride, sums);
+        for (int32_t t = 0; t < kTileTokens; t += kVectorFloats) {
+          const F32x16 s = load_half(scale + t), z = load_half(zero_point + t);
+          for (int32_t r = 0; r < now; ++r) {
+            float* to = scores + (r0 + r) * kPageTokens + tile * kTileTokens + t;
+            store(to, load(to) + load(sums + r * kTileTokens + t) * (s * splat(unit[r0 + r])) +
+                          z * splat(query_sum[r0 + r]));
+          }
+        }
+      }
+    }
+  }
+}
+
+void score_packed(const SideLayout& layout, const std::byte* side, int32_t num_tiles,
+                  const DecodeQueries& q, int32_t first_row, int32_t rows, DecodeDots precision,
+                  const DecodeBuffer& buffer, float* scores) noexcept {
+  const int passes = passes_of(precision);
+  if (layout.axis() == QuantAxis::kPerChannel) {
+    score_per_channel(layout, side, num_tiles, q, first_row, rows, passes, buffer.weights, scores);
+  } else {
+    score_per_token(layout, side, num_tiles, q, first_row, rows, passes, scores);
+  }
+}
+
+template <bool kIsF32>
+LOWKEY_INLINE F32x16 load_row(const std::byte* row, int32_t c) {
+  if constexpr (kIsF32) return load(reinterpret_cast<const float*>(row) + c);
+  return load_half(reinterpret_cast<const Half*>(row) + c);
+}
+
+// The last channels of a row whose width is no multiple of 16, zeros beyond.
+template <bool kIsF32>
+LOWKEY_INLINE F32x16 load_row_end(const std::byte* row, int32_t c, int32_t head_dim) {
+  float rest[kVectorFloats] = {};
+  for (int32_t i = 0; c + i < head_dim; ++i) {
+    rest[i] = kIsF32 ? reinterpret_cast<const float*>(row)[c + i]
+                     : to_float(reinterpret_cast<const Half*>(row)[c + i]);
+  }
+  return load(rest);
+}
+
+// Sixteen keys: products by channel, then one sum per key.
+template <bool kIsF32, int kRows>
+LOWKEY_INLINE void score_sixteen(const std::byte* keys, int64_t row_bytes, int32_t count,
+                                 int32_t head_dim, const float* q, int32_t padded_dim,
+                                 float* scores) {
+  F32x16 sum[kRows][kVectorFloats] = {};
+  const int32_t whole = head_dim / kVectorFloats * kVectorFloats;
+  constexpr int kKeys = kRows == 1 ? 4 : 2;  // keys at once: enough chains, few enough registers
+  for (int32_t t = 0; t < count; t += kKeys) {
+    F32x16 part[kKeys][kRows] = {};
+    const std::byte* key[kKeys];
+    // A last lonely key is read again in its neighbours' places, whose sums nobody looks at.
+    for (int k = 0; k < kKeys; ++k) key[k] = keys + (t + k < count ? t + k : t) * row_bytes;
+#pragma GCC unroll 2
+    for (int32_t c = 0; c < whole; c += kVectorFloats) {
+      F32x16 x[kKeys];
+#pragma GCC unroll 4
+      for (int k = 0; k < kKeys; ++k) x[k] = load_row<kIsF32>(key[k], c);
+#pragma GCC unroll 4
+      for (int r = 0; r < kRows; ++r) {
+        const F32x16 weight = load(q + r * padded_dim + c);
+#pragma GCC unroll 4
+        for (int k = 0; k < kKeys; ++k) part[k][r] += x[k] * weight;
+      }
+    }
+    if (whole < head_dim) {
+      for (int k = 0; k < kKeys; ++k) {
+        const F32x16 x = load_row_end<kIsF32>(key[k], whole, head_dim);
+        for (int r = 0; r < kRows; ++r) part[k][r] += x * load(q + r * padded_dim + whole);
+      }
+    }
+    for (int r = 0; r < kRows; ++r) {
+      for (int k = 0; k < kKeys && t + k < kVectorFloats; ++k) sum[r][t + k] = part[k][r];
+    }
+  }
+  for (int r = 0; r < kRows; ++r) {
+    float all[kVectorFloats];
+    store(all, Simd::sum_each(sum[r]));
+    __builtin_memcpy(scores + r * kPageTokens, all, static_cast<size_t>(count) * sizeof(float));
+  }
+}
+
+template <bool kIsF32>
+void score_rows_of(const std::byte* keys, int64_t count, int32_t head_dim, const DecodeQueries& q,
+                   int32_t first_row, int32_t rows, float* scores) noexcept {
+  const int64_t row_bytes = int64_t{head_dim} * (kIsF32 ? 4 : 2);
+  for (int64_t t = 0; t < count; t += kVectorFloats) {
+    const auto now = static_cast<int32_t>(count - t < kVectorFloats ? count - t : kVectorFloats);
+    const std::byte* from = keys + t * row_bytes;
+    for (int32_t r = 0, together; r < rows; r += together) {
+      together = rows_now(rows - r);
+      const float* weights = q.f32 + (first_row + r) * q.padded_dim;
+      float* to = scores + r * kPageTokens + t;
+      switch (together) {
+        case 1:
+          score_sixteen<kIsF32, 1>(from, row_bytes, now, head_dim, weights, q.padded_dim, to);
+          break;
+        case 2:
+          score_sixteen<kIsF32, 2>(from, row_bytes, now, head_dim, weights, q.padded_dim, to);
+          break;
+        case 3:
+          score_sixteen<kIsF32, 3>(from, row_bytes, now, head_dim, weights, q.padded_dim, to);
+          break;
+        case 4:
+          score_sixteen<kIsF32, 4>(from, row_bytes, now, head_dim, weights, q.padded_dim, to);
+          break;
+      }
+    }
+  }
+}
+
+void score_rows(const std::byte* keys, bool is_f32, int64_t count, int32_t head_dim,
+                const DecodeQueries& q, int32_t first_row, int32_t rows, float* scores) noexcept {
+  if (is_f32) {
+    score_rows_of<true>(keys, count, head_dim, q, first_row, rows, scores);
+  } else {
+    score_rows_of<false>(keys, count, head_dim, q, first_row, rows, scores);
+  }
+}
+
+// ---------------------------------------------------------------------------------------- softmax
+
+float softmax_page(float* scores, int64_t count, SoftmaxState* state, float* acc,
+                   int32_t padded_dim) noexcept {
+  for (int64_t t = count; t < kPageTokens; ++t) scores[t] = -__builtin_inff();
+  F32x16 largest = load(scores);
+  for (int32_t t = kVectorFloats; t < kPageTokens; t += kVectorFloats) {
+    const F32x16 x = load(scores + t);
+    largest = x > largest ? x : largest;
+  }
+  const float top = Simd::largest_lane(largest);
+  F32x16 sum = {};
+  for (int32_t t = 0; t < kPageTokens; t += kVectorFloats) {
+    const F32x16 p = exp_nonpositive(load(scores + t) - splat(top));
+    store(scores + t, p);
+    sum += p;
+  }
+  if (top > state->top) {
+    // The first page a row sees comes from -infinity: exp gives 0 and the empty sum stays empty.
+    const float shrink = exp_nonpositive(splat(state->top - top))[0];
+    state->sum *= shrink;
+    state->top = top;
+    for (int32_t c = 0; c < padded_dim; c += kVectorFloats) {
+      store(acc + c, load(acc + c) * splat(shrink));
+    }
+  }
+  const float factor = exp_nonpositive(splat(top - state->top))[0];
+  state->sum += factor * Simd::sum_lanes(sum);
+  return factor;
+}
+
+// ----------------------------------------------------------------------------------------- values
+
+// One tile's probabilities as fixed-point numbers of unit 1 / kFixedTop.
+LOWKEY_INLINE typename Simd::Fixed fixed_probabilities(const float* p) {
+  const F32x16 top = splat(kFixedTop);
+  return Simd::round(load(p) * top, load(p + kVectorFloats) * top);
+}
+
+// Stores x as weights in `passes` passes; the unit changes with one.
+LOWKEY_INLINE void store_value_weights(typename Simd::Fixed x, int passes, std::byte* to,
+                                       float& unit) {
+  if (passes == 2) {
+    Simd::store_weights(x, to);
+    return;
+  }
+  const auto scale = Simd::byte_scale(Simd::larger_magnitude(typename Simd::Fixed{}, x));
+  unit *= scale.unit;
+  Simd::store_weights8(x, scale, to);
+}
+
+void add_packed(const SideLayout& layout, const std::byte* side, int32_t count, const float* p_in,
+                const float* factor, int32_t rows, DecodeDots precision, const DecodeBuffer& buffer,
+                float* acc, int32_t padded_dim) noexcept {
+  const int passes = passes_of(precision);
+  const DotValues* dots = values_dots(layout, passes);
+  const auto* halves = reinterpret_cast<const Half*>(side);
+  const bool per_channel = layout.axis() == QuantAxis::kPerChannel;
+  const int32_t num_tiles = (count + kTileTokens - 1) / kTileTokens;
+  const int32_t num_groups = per_channel ? 1 : layout.head_dim() / layout.group_size();
+  const int32_t num_blocks = layout.head_dim() / kLanes;
+  const int32_t inner = layout.inner_fields();
+  const int32_t column_bytes = layout.tile_codes_bytes() / (num_blocks / inner);
+  const int64_t row_stride = int64_t{num_groups} * kWeightBytes;
+
+  // Probabilities of tokens beyond `count` are somebody else's (exact rows).
+  float last[kMaxDecodeRows][kTileTokens];
+  const int32_t whole_tiles = count / kTileTokens;
+  if (whole_tiles < num_tiles) {
+    for (int32_t r = 0; r < rows; ++r) {
+      for (int32_t t = 0; t < kTileTokens; ++t) {
+        const int32_t token = whole_tiles * kTileTokens + t;
+        last[r][t] = token < count ? p_in[r * kPageTokens + token] : 0.0f;
+      }
+    }
+  }
+  const auto tile_p = [&](int32_t tile, int32_t r) __attribute__((always_inline)) {
+    return tile < whole_tiles ? p_in + r * kPageTokens + tile * kTileTokens : last[r];
+  };
+
+  // Weights of all tiles first, as for keys; with them the zero points' sums.
+  float unit[kTilesPerPage][kMaxDecodeRows][kMaxHeadDim / kLanes];  // by group
+  F32x16 zero[kMaxDecodeRows] = {};
+  for (int32_t g = 0; g < num_groups; ++g) {
+    for (int32_t r = 0; r < rows; ++r) zero[r] = F32x16{};
+    for (int32_t tile = 0; tile < num_tiles; ++tile) {
+      std::byte* weights = buffer.weights + (tile * kMaxDecodeRows * num_groups + g) * kWeightBytes;
+      if (per_channel) {
+        for (int32_t r = 0; r < rows; ++r) {
+          unit[tile][r][0] = factor[r] / kFixedTop;
+          store_value_weights(fixed_probabilities(tile_p(tile, r)), passes,
+                              weights + r * row_stride, unit[tile][r][0]);
+        }
+        continue;
+      }
+      const Half* scale = halves + layout.scale_index(tile * kTileTokens, g * layout.group_size());
+      const Half* zero_point = scale + layout.zero_point_stride();
+      const int exponent = Simd::largest_exponent(scale, kTileTokens);
+      const auto s = Simd::to_fixed(scale, exponent);
+      const float fold_unit = power_of_two(exponent - 29 + 15) / kFixedTop;
+      const F32x16 z0 = load_half(zero_point), z1 = load_half(zero_point + kVectorFloats);
+      for (int32_t r = 0; r < rows; ++r) {
+        const float* p = tile_p(tile, r);
+        zero[r] += z0 * load(p) + z1 * load(p + kVectorFloats);
+        unit[tile][r][g] = factor[r] * fold_unit;
+        store_value_weights(Simd::multiply(fixed_probabilities(p), s), passes,
+                            weights + r * row_stride, unit[tile][r][g]);
+      }
+    }
+    if (per_channel) continue;
+    for (int32_t r = 0; r < rows; ++r) {
+      const F32x16 all = splat(factor[r] * Simd::sum_lanes(zero[r]));
+      float* to = acc + r * padded_dim + g * layout.group_size();
+      for (int32_t c = 0; c < layout.group_size(); c += kVectorFloats)
+        store(to + c, load(to + c) + all);
+    }
+  }
+
+  for (int32_t tile = 0; tile < num_tiles; ++tile) {
+    const std::byte* tile_codes = side + layout.codes_offset() + tile * layout.tile_codes_bytes();
+    const std::byte* weights = buffer.weights + tile * kMaxDecodeRows * row_stride;
+    float probability_sum[kMaxDecodeRows];
+    const Half* scale = halves + layout.scale_index(tile * kTileTokens, 0);
+    if (per_channel) {
+      for (int32_t r = 0; r < rows; ++r) {
+        const float* p = tile_p(tile, r);
+        probability_sum[r] = factor[r] * Simd::sum_lanes(load(p) + load(p + kVectorFloats));
+      }
+    }
+    for (int32_t block = 0; block < num_blocks; block += inner) {
+      int32_t group_of[8], group_offset[8];
+      for (int32_t i = 0; i < inner; ++i) {
+        group_of[i] = per_channel ? 0 : (block + i) * kLanes / layout.group_size();
+        group_offset[i] = group_of[i] * kWeightBytes;
+      }
+      float sums[kRowsTogether * 8 * kVectorFloats];
+      for (int32_t r0 = 0, now; r0 < rows; r0 += now) {
+        now = rows_now(rows - r0);
+        dots[now - 1](tile_codes + block / inner * column_bytes, weights + r0 * row_stride,
+                      row_stride, group_offset, sums);
+        for (int32_t r = 0; r < now; ++r) {
+          for (int32_t i = 0; i < inner; ++i) {
+            const int32_t c = (block + i) * kLanes;
+            float* to = acc + (r0 + r) * padded_dim + c;
+            const F32x16 sum = load(sums + (r * inner + i) * kVectorFloats) *
+                               splat(unit[tile][r0 + r][group_of[i]]);
+            if (per_channel) {
+              store(to, load(to) + sum * load_half(scale + c) +
+                            splat(probability_sum[r0 + r]) *
+                                load_half(scale + layout.zero_point_stride() + c));
+            } else {
+              store(to, load(to) + sum);
+            }
+          }
+        }
+      }
+    }
+  }
+}
+
+template <bool kIsF32, int kRows, int kColumns>
+LOWKEY_INLINE void add_columns(const std::byte* values, int64_t row_bytes, int64_t count, int32_t c,
+                               const float* p, const float* factor, float* acc,
+                               int32_t padded_dim) {
+  F32x16 sum[kRows][kColumns] = {};
+#pragma GCC unroll 2
+  for (int64_t t = 0; t < count; ++t) {
+    F32x16 x[kColumns];
+#pragma GCC unroll 8
+    for (int i = 0; i < kColumns; ++i) {
+      x[i] = load_row<kIsF32>(values + t * row_bytes, c + i * kVectorFloats);
+    }
+#pragma GCC unroll 4
+    for (int r = 0; r < kRows; ++r) {
+      const F32x16 weight = splat(p[r * kPageTokens + t]);
+#pragma GCC unroll 8
+      for (int i = 0; i < kColumns; ++i) sum[r][i] += weight * x[i];
+    }
+  }
+  for (int r = 0; r < kRows; ++r) {
+    for (int i = 0; i < kColumns; ++i) {
+      float* to = acc + r * padded_dim + c + i * kVectorFloats;
+      store(to, load(to) + splat(factor[r]) * sum[r][i]);
+    }
+  }
+}
+
+template <bool kIsF32, int kRows>
+void add_rows_of(const std::byte* values, int64_t count, int32_t head_dim, const float* p,
+                 const float* factor, float* acc, int32_t padded_dim) noexcept {
+  constexpr int kColumns = Simd::kValueRegisters / kRows < 8 ? (kRows == 1 ? 8 : 4) : 8;
+  const int64_t row_bytes = int64_t{head_dim} * (kIsF32 ? 4 : 2);
+  int32_t c = 0;
+  for (; c + kColumns * kVectorFloats <= head_dim; c += kColumns * kVectorFloats) {
+    add_columns<kIsF32, kRows, kColumns>(values, row_bytes, count, c, p, factor, acc, padded_dim);
+  }
+  for (; c + kVectorFloats <= head_dim; c += kVectorFloats) {
+    add_columns<kIsF32, kRows, 1>(values, row_bytes, count, c, p, factor, acc, padded_dim);
+  }
+  if (c == head_dim) return;
+  for (int32_t r = 0; r < kRows; ++r) {
+    F32x16 sum = {};
+    for (int64_t t = 0; t < count; ++t) {
+      sum +=
+          splat(p[r * kPageTokens + t]) * load_row_end<kIsF32>(values + t * row_bytes, c, head_dim);
+    }
+    float* to = acc + r * padded_dim + c;
+    store(to, load(to) + splat(factor[r]) * sum);
+  }
+}
+
+template <bool kIsF32>
+void add_rows_in_portions(const std::byte* values, int64_t count, int32_t head_dim, const float* p,
+                          const float* factor, int32_t rows, float* acc,
+                          int32_t padded_dim) noexcept {
+  for (int32_t r = 0, now; r < rows; r += now) {
+    now = rows_now(rows - r);
+    const float* weights = p + r * kPageTokens;
+    float* to = acc + r * padded_dim;
+    switch (now) {
+      case 1:
+        add_rows_of<kIsF32, 1>(values, count, head_dim, weights, factor + r, to, padded_dim);
+        break;
+      case 2:
+        add_rows_of<kIsF32, 2>(values, count, head_dim, weights, factor + r, to, padded_dim);
+        break;
+      case 3:
+        add_rows_of<kIsF32, 3>(values, count, head_dim, weights, factor + r, to, padded_dim);
+        break;
+      case 4:
+        add_rows_of<kIsF32, 4>(values, count, head_dim, weights, factor + r, to, padded_dim);
+        break;
+    }
+  }
+}
+
+void add_rows(const std::byte* values, bool is_f32, int64_t count, int32_t head_dim, const float* p,
+              const float* factor, int32_t rows, float* acc, int32_t padded_dim) noexcept {
+  if (is_f32) {
+    add_rows_in_portions<true>(values, count, head_dim, p, factor, rows, acc, padded_dim);
+  } else {
+    add_rows_in_portions<false>(values, count, head_dim, p, factor, rows, acc, padded_dim);
+  }
+}
+
+constexpr DecodeKernels kDecodeKernels = {supports,     prepare_queries, score_packed, score_rows,
+                                          softmax_page, add_packed,      add_rows};
+
+}  // namespace
+}  // namespace LOWKEY_KERNEL_NAMESPACE
+}  // namespace lowkey

@@ -1,0 +1,231 @@
+#pragma once
+// The vector operations of decode_kernels-inl.h for AVX-512 with VNNI. See core/lanes-inl.h for
+// what may be included.
+#include <immintrin.h>
+
+#include <cstddef>
+#include <cstdint>
+
+#include "attention/decode_kernels.h"
+#include "core/lanes-inl.h"
+
+namespace lowkey {
+namespace LOWKEY_KERNEL_NAMESPACE {
+namespace {
+
+struct Simd {
+  // Registers that dot products may keep sums in (of 32; the rest hold codes, masks, weights).
+  static constexpr int kSumRegisters = 20;
+  static constexpr int kValueRegisters = 16;  // of them for sums of rows of floats
+  static constexpr int kHalvesTogether = 2;   // halves of a K tile whose codes share a broadcast
+  static constexpr bool kOnePass = true;      // bytes: dropping the low ones halves the work
+
+  typedef uint16_t U16x32 __attribute__((vector_size(64), may_alias));
+
+  // --- codes
+
+  template <int kBits>
+  struct Granule {
+    U16x32 part[kBits == 3 ? 3 : 1];
+  };
+  using Codes = __m512i;  // 64 bytes
+
+  template <int kBits>
+  static LOWKEY_INLINE Granule<kBits> load_granule(const std::byte* p) {
+    Granule<kBits> g;
+    for (int i = 0; i < (kBits == 3 ? 3 : 1); ++i) {
+      __m512i x = _mm512_load_si512(p + 64 * i);
+      asm("" : "+v"(x));  // kept in its register: GCC would load it again for every field
+      g.part[i] = reinterpret_cast<U16x32>(x);
+    }
+    return g;
+  }
+
+  static LOWKEY_INLINE U16x32 bytes(int value) {
+    return U16x32{} + static_cast<uint16_t>(value * 0x0101);
+  }
+
+  // Codes of field `field` of each byte. With a table of values instead of an affine grid, this is
+  // where the table is looked up.
+  template <int kBits>
+  static LOWKEY_INLINE Codes codes(const Granule<kBits>& g, int field) {
+    U16x32 x;
+    if constexpr (kBits == 8) {
+      x = g.part[0];
+    } else if constexpr (kBits == 3) {
+      if (field < 6) {
+        x = (g.part[field / 2] >> (field % 2 * 3)) & bytes(7);
+      } else {
+        x = ((g.part[field - 6] >> 6) & bytes(3)) | ((g.part[2] >> (field - 2)) & bytes(4));
+      }
+    } else {
+      x = (g.part[0] >> (field * kBits)) & bytes((1 << kBits) - 1);
+    }
+    return reinterpret_cast<__m512i>(x);
+  }
+
+  // --- sums of codes times weights
+
+  template <int kPasses>
+  struct Sum {
+    __m512i part[kPasses];
+  };
+
+  template <int kPasses>
+  static LOWKEY_INLINE Sum<kPasses> zero() {
+    Sum<kPasses> sum;
+    for (int i = 0; i < kPasses; ++i) sum.part[i] = _mm512_setzero_si512();
+    return sum;
+  }
+
+  // weights: 4 high bytes, then 4 low ones; lane l of the sum gets codes 4l..4l+3 times them.
+  template <int kPasses>
+  static LOWKEY_INLINE void dot(Sum<kPasses>& sum, Codes c, const std::byte* weights) {
+    for (int i = 0; i < kPasses; ++i) {
+      int32_t four;
+      __builtin_memcpy(&four, weights + 4 * i, 4);
+      sum.part[i] = _mm512_dpbusd_epi32(sum.part[i], c, _mm512_set1_epi32(four));
+    }
+  }
+
+  template <int kPasses>
+  static LOWKEY_INLINE F32x16 total(const Sum<kPasses>& sum) {
+    const auto high = reinterpret_cast<F32x16>(_mm512_cvtepi32_ps(sum.part[0]));
+    if constexpr (kPasses == 1) return high;
+    return high * splat(256.0f) +
+           reinterpret_cast<F32x16>(_mm512_cvtepi32_ps(sum.part[kPasses - 1]));
+  }
+
+  // --- 32 fixed-point numbers
+
+  using Fixed = __m512i;
+
+  static LOWKEY_INLINE Fixed load_fixed(const int16_t* p) { return _mm512_loadu_si512(p); }
+  static LOWKEY_INLINE void store_fixed(int16_t* p, Fixed x) { _mm512_storeu_si512(p, x); }
+
+  // a * b / 2^15, rounded.
+  static LOWKEY_INLINE Fixed multiply(Fixed a, Fixed b) { return _mm512_mulhrs_epi16(a, b); }
+
+  // Rounded to integers; |x| < 32768.
+  static LOWKEY_INLINE Fixed round(F32x16 first, F32x16 second) {
+    const __m512i low = _mm512_cvtps_epi32(reinterpret_cast<__m512>(first));
+    const __m512i high = _mm512_cvtps_epi32(reinterpret_cast<__m512>(second));
+    return _mm512_inserti64x4(_mm512_castsi256_si512(_mm512_cvtepi32_epi16(low)),
+                              _mm512_cvtepi32_epi16(high), 1);
+  }
+
+  static LOWKEY_INLINE int largest_word(__m512i x) {
+    const __m256i a = _mm256_max_epu16(_mm512_castsi512_si256(x), _mm512_extracti64x4_epi64(x, 1));
+    const __m128i b = _mm_max_epu16(_mm256_castsi256_si128(a), _mm256_extracti128_si256(a, 1));
+    const __m128i ones = _mm_set1_epi16(-1);
+    return 0xffff - _mm_extract_epi16(_mm_minpos_epu16(_mm_xor_si128(b, ones)), 0);
+  }
+
+  // Largest biased exponent (at least 1) of `count` (a multiple of 16) halves >= 0.
+  static LOWKEY_INLINE int largest_exponent(const Half* p, int32_t count) {
+    __m512i largest = _mm512_setzero_si512();
+    int32_t i = 0;
+    for (; i + 32 <= count; i += 32) {
+      largest = _mm512_max_epu16(largest, _mm512_loadu_si512(p + i));
+    }
+    if (i < count) {
+      largest = _mm512_max_epu16(largest, _mm512_maskz_loadu_epi16(0xffff, p + i));
+    }
+    const int exponent = largest_word(largest) >> 10;
+    return exponent > 1 ? exponent : 1;
+  }
+
+  // 32 halves >= 0 with exponents up to `exponent` as multiples of 2^(exponent - 29), rounded down.
+  static LOWKEY_INLINE Fixed to_fixed(const Half* p, int exponent) {
+    const __m512i bits = _mm512_loadu_si512(p);
+    const __m512i one = _mm512_set1_epi16(1);
+    const __m512i e = _mm512_srli_epi16(bits, 10);
+    // Subnormal numbers have no implicit bit.
+    const __m512i implicit = _mm512_maskz_set1_epi16(_mm512_cmpge_epu16_mask(e, one), 0x4000);
+    const __m512i mantissa = _mm512_or_si512(
+        implicit, _mm512_and_si512(_mm512_slli_epi16(bits, 4), _mm512_set1_epi16(0x3ff0)));
+    return _mm512_srlv_epi16(mantissa,
+                             _mm512_sub_epi16(_mm512_set1_epi16(static_cast<int16_t>(exponent)),
+                                              _mm512_max_epu16(e, one)));
+  }
+
+  // --- weights for dot()
+
+  // In two passes: x = 256 * high + low, both signed bytes, for |x| <= 32639.
+  static LOWKEY_INLINE void store_weights(Fixed x, std::byte* out) {
+    const __m512i rounded = _mm512_add_epi16(x, _mm512_set1_epi16(128));
+    const __m512i mixed = _mm512_mask_blend_epi8(0x5555555555555555u, rounded, x);
+    const __m512i order =
+        _mm512_broadcast_i32x4(_mm_setr_epi8(1, 3, 5, 7, 0, 2, 4, 6, 9, 11, 13, 15, 8, 10, 12, 14));
+    _mm512_storeu_si512(out, _mm512_shuffle_epi8(mixed, order));
+  }
+
+  static LOWKEY_INLINE Fixed larger_magnitude(Fixed largest, Fixed x) {
+    return _mm512_max_epu16(largest, _mm512_abs_epi16(x));
+  }
+
+  // In one pass: bytes b with x = b * the returned unit, for numbers up to `largest` in magnitude.
+  // The second half of each 8 bytes is not used.
+  struct ByteScale {
+    __m512i factor;
+    __m128i shift;
+    float unit;
+  };
+  static LOWKEY_INLINE ByteScale byte_scale(Fixed largest) {
+    const auto top = static_cast<uint32_t>(largest_word(largest)) | 1;
+    const int shift = __builtin_clz(top) - 17;  // top << shift has 15 bits
+    const uint32_t factor = (16256u << 15) / (top << shift);
+    ByteScale scale;
+    scale.factor = _mm512_set1_epi16(static_cast<int16_t>(factor > 32767 ? 32767 : factor));
+    scale.shift = _mm_cvtsi32_si128(shift);
+    scale.unit =
+        128.0f * 32768.0f /
+        (static_cast<float>(factor > 32767 ? 32767 : factor) * static_cast<float>(1 << shift));
+    return scale;
+  }
+  static LOWKEY_INLINE void store_weights8(Fixed x, const ByteScale& scale, std::byte* out) {
+    // Up to 16256 = 127 * 128, then to the nearest 128.
+    x = _mm512_mulhrs_epi16(_mm512_sll_epi16(x, scale.shift), scale.factor);
+    x = _mm512_slli_epi16(_mm512_add_epi16(x, _mm512_set1_epi16(64)), 1);
+    const __m512i order = _mm512_broadcast_i32x4(
+        _mm_setr_epi8(1, 3, 5, 7, -1, -1, -1, -1, 9, 11, 13, 15, -1, -1, -1, -1));
+    _mm512_storeu_si512(out, _mm512_shuffle_epi8(x, order));
+  }
+
+  // --- floats
+
+  static LOWKEY_INLINE float sum_lanes(F32x16 x) {
+    return _mm512_reduce_add_ps(reinterpret_cast<__m512>(x));
+  }
+  static LOWKEY_INLINE float largest_lane(F32x16 x) {
+    return _mm512_reduce_max_ps(reinterpret_cast<__m512>(x));
+  }
+
+  // Lane i of the result: the sum of all lanes of x[i].
+  static LOWKEY_INLINE F32x16 sum_each(const F32x16* x) {
+    __m512 quarter[4];
+    for (int i = 0; i < 4; ++i) {
+      const auto v0 = reinterpret_cast<__m512>(x[4 * i]);
+      const auto v1 = reinterpret_cast<__m512>(x[4 * i + 1]);
+      const auto v2 = reinterpret_cast<__m512>(x[4 * i + 2]);
+      const auto v3 = reinterpret_cast<__m512>(x[4 * i + 3]);
+      const __m512d a =
+          _mm512_castps_pd(_mm512_add_ps(_mm512_unpacklo_ps(v0, v1), _mm512_unpackhi_ps(v0, v1)));
+      const __m512d b =
+          _mm512_castps_pd(_mm512_add_ps(_mm512_unpacklo_ps(v2, v3), _mm512_unpackhi_ps(v2, v3)));
+      quarter[i] = _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(a, b)),
+                                 _mm512_castpd_ps(_mm512_unpackhi_pd(a, b)));
+    }
+    // quarter[i]: each 128 bits hold partial sums of x[4i..4i+3].
+    const __m512 a = _mm512_add_ps(_mm512_shuffle_f32x4(quarter[0], quarter[1], 0x88),
+                                   _mm512_shuffle_f32x4(quarter[0], quarter[1], 0xdd));
+    const __m512 b = _mm512_add_ps(_mm512_shuffle_f32x4(quarter[2], quarter[3], 0x88),
+                                   _mm512_shuffle_f32x4(quarter[2], quarter[3], 0xdd));
+    return reinterpret_cast<F32x16>(
+        _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x88), _mm512_shuffle_f32x4(a, b, 0xdd)));
+  }
+};
+
+}  // namespace
+}  // namespace LOWKEY_KERNEL_NAMESPACE
+}  // namespace lowkey
