@@ -21,7 +21,7 @@ class Loader {
   WeightMatrix matrix(const std::string& name) {
     const TensorView& tensor = file_.tensor(name);
     loaded(tensor);
-    return make_weight(tensor, storage_, pool_);
+    return make_weight(tensor, storage_, pool_, arena_);
   }
 
   Linear linear(const std::string& name) {
@@ -41,6 +41,7 @@ class Loader {
   const WeightStorage storage_;
   ThreadPool& pool_;
   const ProgressFn& progress_;
+  WeightArena arena_;
   int64_t done_ = 0;
 };
 

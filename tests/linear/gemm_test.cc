@@ -30,12 +30,12 @@ std::vector<float> rounded(std::vector<float> x) {
 }
 
 struct Input {
-  Input(const Shape& shape, uint64_t seed, ThreadPool& pool) {
+  Input(const Shape& shape, uint64_t seed) {
     SplitMix64 rng(seed);
     floats = random_floats(rng, shape.rows * shape.in);
     const int64_t stride = shape.in + shape.in % 2 + 2;
     data.assign(static_cast<size_t>(shape.rows * stride), BFloat16{0x7fc0});  // all overwritten
-    round_to_bf16(floats.data(), shape.rows, shape.in, data.data(), stride, pool);
+    round_to_bf16(floats.data(), shape.rows, shape.in, data.data(), stride);
     rows = {data.data(), shape.rows, stride};
   }
   std::vector<float> floats;
@@ -91,7 +91,7 @@ TEST_F(Gemm, EqualsTheDoubleProductOfRoundedNumbers) {
   ThreadPool pool(3);
   for (const Shape& shape : kShapes) {
     SCOPED_TRACE(testing::Message() << shape.rows << " x " << shape.out << " x " << shape.in);
-    const Input x(shape, 1, pool);
+    const Input x(shape, 1);
     const Shape narrow{shape.rows, shape.out / 2 + 1, shape.in};
     const Weight a(shape, 2, pool), b(narrow, 3, pool);
     std::vector<float> ya(static_cast<size_t>(shape.rows * shape.out), NAN);
@@ -125,7 +125,7 @@ TEST_F(Gemm, GatesInRegisters) {
   ThreadPool pool(2);
   for (const Shape& shape : kShapes) {
     SCOPED_TRACE(testing::Message() << shape.rows << " x " << shape.out << " x " << shape.in);
-    const Input x(shape, 4, pool);
+    const Input x(shape, 4);
     const Weight gate(shape, 5, pool), up(shape, 6, pool);
     const int64_t stride = shape.out + 3;
     std::vector<BFloat16> y(static_cast<size_t>(shape.rows * stride), BFloat16{0x1234});
@@ -175,7 +175,7 @@ TEST_F(Gemm, RowsAndThreadsDoNotShow) {
   std::vector<float> first;
   for (int threads : {1, 2, 5}) {
     ThreadPool pool(threads);
-    const Input x(shape, 9, pool);
+    const Input x(shape, 9);
     const Weight w(shape, 10, pool);
     std::vector<float> all(static_cast<size_t>(shape.rows * shape.out));
     const GemmOutput output{&w.packed, nullptr, all.data()};
@@ -205,7 +205,7 @@ TEST_F(Gemm, RoundsAsTheScalarConversion) {
     x.push_back(std::isfinite(value) ? value : 1.0f);
   }
   std::vector<BFloat16> out(x.size());
-  round_to_bf16(x.data(), 100, 10, out.data(), 10, pool);
+  round_to_bf16(x.data(), 100, 10, out.data(), 10);
   for (size_t i = 0; i < x.size(); ++i) {
     const float flushed = std::abs(x[i]) < 0x1p-126f ? std::copysign(0.0f, x[i]) : x[i];
     ASSERT_EQ(out[i], float_to_bfloat16(flushed)) << x[i];
@@ -233,7 +233,7 @@ TEST_F(Gemm, PacksEveryFormatOfWeights) {
 TEST_F(Gemm, AllocatesNothing) {
   ThreadPool pool(1);
   const Shape shape{10, 64, 64};
-  const Input x(shape, 13, pool);
+  const Input x(shape, 13);
   const Weight a(shape, 14, pool), b(shape, 15, pool);
   std::vector<float> y(static_cast<size_t>(shape.rows * shape.out));
   std::vector<BFloat16> h(y.size());

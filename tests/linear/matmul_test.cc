@@ -131,11 +131,18 @@ TEST(MatmulRef, SmallProduct) {
 TEST(Matmul, ThreadsAndCompanionsDoNotChangeABit) {
   for (Isa isa : kIsas) {
     if (!isa_available(isa)) continue;
-    for (DType dtype : {DType::kF32, DType::kBF16, DType::kQ4_1, DType::kQ6_K}) {
+    for (const auto& [dtype, storage] :
+         std::vector<std::pair<DType, WeightStorage>>{{DType::kF32, WeightStorage::kFile},
+                                                      {DType::kBF16, WeightStorage::kFile},
+                                                      {DType::kQ4_1, WeightStorage::kFile},
+                                                      {DType::kQ6_K, WeightStorage::kFile},
+                                                      {DType::kQ4_1, WeightStorage::kPacked},
+                                                      {DType::kQ8_0, WeightStorage::kPacked},
+                                                      {DType::kQ6_K, WeightStorage::kPacked}}) {
       const int64_t rows = 1003, cols = dtype == DType::kF32 ? 250 : 256;
       const RandomTensor tensor(dtype, rows, cols, 31);
       ThreadPool pool(1);
-      const WeightMatrix weight = make_weight(tensor.view, WeightStorage::kFile, pool);
+      const WeightMatrix weight = make_weight(tensor.view, storage, pool);
       SplitMix64 rng(9);
       const std::vector<float> x = random_floats(rng, 16 * cols);
       const std::vector<float> together = multiply(weight, nullptr, x, 16, 1, isa);
@@ -160,12 +167,14 @@ TEST(Matmul, VectorIsasAgreeBitForBit) {
   for (DType dtype : all_dtypes()) {
     const RandomTensor tensor(dtype, 50, 512, 41);
     ThreadPool pool(1);
-    const WeightMatrix weight = make_weight(tensor.view, WeightStorage::kFile, pool);
     SplitMix64 rng(10);
     const std::vector<float> x = random_floats(rng, 3 * 512);
-    EXPECT_EQ(multiply(weight, nullptr, x, 3, 1, Isa::kAvx2),
-              multiply(weight, nullptr, x, 3, 1, Isa::kAvx512))
-        << dtype_name(dtype);
+    for (auto storage : {WeightStorage::kFile, WeightStorage::kPacked}) {
+      const WeightMatrix weight = make_weight(tensor.view, storage, pool);
+      EXPECT_EQ(multiply(weight, nullptr, x, 3, 1, Isa::kAvx2),
+                multiply(weight, nullptr, x, 3, 1, Isa::kAvx512))
+          << dtype_name(dtype) << " " << weight_storage_name(storage);
+    }
   }
 }
 
@@ -174,24 +183,24 @@ TEST(Matmul, SeveralMatricesInOneCall) {
   ThreadPool pool(2);
   const int64_t cols = 96, num_rows = 3;
   const RandomTensor a(DType::kQ8_0, 700, cols, 1), b(DType::kF32, 5, cols, 2),
-      c(DType::kBF16, 1300, cols, 3);
+      c(DType::kBF16, 1300, cols, 3), d(DType::kQ4_0, 40, cols, 4);
   const std::vector<float> x = random_floats(rng, num_rows * cols);
   const std::vector<float> bias = random_floats(rng, 5);
   std::vector<WeightMatrix> weights;
-  for (const RandomTensor* tensor : {&a, &b, &c}) {
-    weights.push_back(make_weight(tensor->view, WeightStorage::kFile, pool));
+  for (const RandomTensor* tensor : {&a, &b, &c, &d}) {
+    weights.push_back(make_weight(tensor->view, WeightStorage::kPacked, pool));
   }
   std::vector<std::vector<float>> y;
   std::vector<MatmulOutput> outputs;
   for (const WeightMatrix& weight : weights) {
     y.emplace_back(static_cast<size_t>(num_rows * weight.rows()), NAN);
   }
-  for (size_t i = 0; i < 3; ++i) {
+  for (size_t i = 0; i < 4; ++i) {
     outputs.push_back({&weights[i], i == 1 ? bias.data() : nullptr, y[i].data()});
   }
   MatmulScratch scratch;
   matmul({x.data(), num_rows, outputs}, pool, scratch);
-  for (size_t i = 0; i < 3; ++i) {
+  for (size_t i = 0; i < 4; ++i) {
     EXPECT_EQ(y[i], multiply(weights[i], outputs[i].bias, x, num_rows, 1, active_isa()));
   }
 }
@@ -208,17 +217,20 @@ TEST(Matmul, NoRowsAndNoMatricesAreNoWork) {
 
 TEST(Matmul, AllocatesNothingInSteadyState) {
   ThreadPool pool(2);
-  const RandomTensor tensor(DType::kF32, 2000, 77, 1);  // 77: through the padded copy
-  const WeightMatrix weight = make_weight(tensor.view, WeightStorage::kFile, pool);
   SplitMix64 rng(1);
-  const std::vector<float> x = random_floats(rng, 4 * 77);
   std::vector<float> y(4 * 2000);
-  const MatmulOutput output{&weight, nullptr, y.data()};
-  MatmulScratch scratch;
-  matmul({x.data(), 4, {&output, 1}}, pool, scratch);
-  const test::AllocationCount count;
-  for (int i = 0; i < 10; ++i) matmul({x.data(), 4, {&output, 1}}, pool, scratch);
-  EXPECT_EQ(count.since(), 0);
+  for (auto [dtype, cols] : {std::pair{DType::kF32, int64_t{77}},  // 77: through the padded copy
+                             std::pair{DType::kQ4_1, int64_t{96}}}) {
+    const RandomTensor tensor(dtype, 2000, cols, 1);
+    const WeightMatrix weight = make_weight(tensor.view, WeightStorage::kPacked, pool);
+    const std::vector<float> x = random_floats(rng, 4 * cols);
+    const MatmulOutput output{&weight, nullptr, y.data()};
+    MatmulScratch scratch;
+    matmul({x.data(), 4, {&output, 1}}, pool, scratch);
+    const test::AllocationCount count;
+    for (int i = 0; i < 10; ++i) matmul({x.data(), 4, {&output, 1}}, pool, scratch);
+    EXPECT_EQ(count.since(), 0) << dtype_name(dtype);
+  }
 }
 
 TEST(MatmulDeathTest, InputsOfDifferentWidthsAreABug) {

@@ -6,6 +6,7 @@
 #include <bit>
 #include <cstring>
 
+#include "core/checked.h"
 #include "core/error.h"
 #include "linear/random_weights.h"
 #include "linear/row_kernels.h"
@@ -150,7 +151,7 @@ TEST(MakeWeight, PutsInterleavedRowsInOrderInEveryStorage) {
     RandomTensor tensor(dtype, 24, odd_cols(dtype), 6);
     tensor.view.row_order = RowOrder::kInterleavedHeads;
     tensor.view.head_rows = 8;
-    for (auto storage : {WeightStorage::kF32, WeightStorage::kFile}) {
+    for (auto storage : {WeightStorage::kF32, WeightStorage::kFile, WeightStorage::kPacked}) {
       const WeightMatrix matrix = make_weight(tensor.view, storage, pool);
       for (int64_t r = 0; r < 24; ++r) {
         // Row 8 h + c of lowkey's order is pair c mod 4, half c / 4 of head h.
@@ -178,11 +179,63 @@ TEST(MakeWeight, RefusesWhatIsNoMatrix) {
   }
 }
 
+// 41 rows: two strips and nine rows of a third. Rows of the widest types pass dequantize_rows'
+// buffer more than once.
+TEST(MakeWeight, StripsGiveBackTheFilesBytesAndValues) {
+  ThreadPool pool(2);
+  for (DType dtype : all_dtypes()) {
+    for (int64_t cols : {odd_cols(dtype), 32 * dtype_block_elements(dtype)}) {
+      const RandomTensor tensor(dtype, 41, cols, 9, dtype_block_elements(dtype) > 1);
+      const WeightMatrix matrix = make_weight(tensor.view, WeightStorage::kPacked, pool);
+      EXPECT_EQ(matrix.dtype(), dtype);
+      EXPECT_EQ(matrix.row_bytes(), tensor.view.row_bytes());
+      if (dtype_block_elements(dtype) == 1) {
+        EXPECT_EQ(matrix.layout(), WeightLayout::kRows);
+        EXPECT_EQ(matrix.owned_bytes(), 0);
+      } else {
+        EXPECT_EQ(matrix.layout(), WeightLayout::kStrips);
+        EXPECT_EQ(matrix.owned_bytes(), 48 * tensor.view.row_bytes());
+        EXPECT_EQ(std::bit_cast<uintptr_t>(matrix.strip(0)) % 64, 0u);
+      }
+      for (int64_t r = 0; r < 41; ++r) {
+        const std::byte* expected = tensor.view.data.data() + r * tensor.view.row_bytes();
+        std::vector<std::byte> bytes(static_cast<size_t>(matrix.row_bytes()));
+        matrix.copy_blocks(r, 0, cols / dtype_block_elements(dtype), bytes.data());
+        ASSERT_EQ(std::memcmp(bytes.data(), expected, bytes.size()), 0)
+            << dtype_name(dtype) << " row " << r;
+        ASSERT_TRUE(same_bits(row_of(matrix, r), tensor.row(r))) << dtype_name(dtype) << " " << r;
+      }
+    }
+  }
+}
+
+TEST(MakeWeightDeathTest, StripsHaveNoRowsAndRowsNoStrips) {
+  ThreadPool pool(1);
+  const RandomTensor tensor(DType::kQ8_0, 16, 32, 1);
+  EXPECT_DEATH((void)make_weight(tensor.view, WeightStorage::kPacked, pool).row(3),
+               "row 3 of a matrix in strips");
+  EXPECT_DEATH((void)make_weight(tensor.view, WeightStorage::kFile, pool).strip(0),
+               "strip 0 of a matrix in rows");
+}
+
+TEST(WeightArena, MatricesShareItAndOutliveIt) {
+  ThreadPool pool(2);
+  const RandomTensor a(DType::kQ8_0, 16, 32, 1), b(DType::kQ4_0, 33, 64, 2);
+  WeightMatrix second;
+  {
+    WeightArena arena;
+    const WeightMatrix first = make_weight(a.view, WeightStorage::kPacked, pool, arena);
+    second = make_weight(b.view, WeightStorage::kPacked, pool, arena);
+    EXPECT_EQ(second.strip(0), first.strip(0) + round_up<int64_t>(first.owned_bytes(), 64));
+  }
+  for (int64_t r = 0; r < 33; ++r) EXPECT_TRUE(same_bits(row_of(second, r), b.row(r)));
+}
+
 TEST(UnpackMatrix, GivesEveryRow) {
   ThreadPool pool(2);
   for (DType dtype : {DType::kQ4_1, DType::kQ6_K, DType::kF16}) {
     const RandomTensor tensor(dtype, 300, odd_cols(dtype), 8);
-    const WeightMatrix matrix = make_weight(tensor.view, WeightStorage::kFile, pool);
+    const WeightMatrix matrix = make_weight(tensor.view, WeightStorage::kPacked, pool);
     const auto count = static_cast<size_t>(matrix.rows() * matrix.cols());
     std::vector<float> floats(count);
     std::vector<BFloat16> rounded(count);
@@ -200,7 +253,8 @@ TEST(UnpackMatrix, GivesEveryRow) {
 }
 
 TEST(WeightStorage, NamesAreReadBack) {
-  for (auto storage : {WeightStorage::kF32, WeightStorage::kBF16, WeightStorage::kFile}) {
+  for (auto storage :
+       {WeightStorage::kF32, WeightStorage::kBF16, WeightStorage::kFile, WeightStorage::kPacked}) {
     EXPECT_EQ(parse_weight_storage(weight_storage_name(storage)), storage);
   }
   try {
@@ -208,7 +262,7 @@ TEST(WeightStorage, NamesAreReadBack) {
     FAIL();
   } catch (const Error& error) {
     EXPECT_EQ(error.code(), ErrorCode::kInvalidArgument);
-    EXPECT_STREQ(error.what(), "weights 'int8': not one of f32, bf16, file");
+    EXPECT_STREQ(error.what(), "weights 'int8': not one of f32, bf16, file, packed");
   }
 }
 
