@@ -1,7 +1,7 @@
 // Decode attention over packed pages from DRAM, against 16-bit pages and against a plain read of
 // memory, in one run with the arms interleaved.
 //
-//   attention_bench [--json FILE] [--threads N,N] [--megabytes N] [--rounds N] [--only TEXT]
+//   attention_bench [--json FILE] [--threads N,N] [--megabytes N] [--rounds N] [--only TEXT] [--gqa N]
 //
 // Unit: Mth/s, million (cached tokens x query heads) per second.
 #include <fmt/format.h>
@@ -47,7 +47,8 @@ struct Options {
   std::vector<int> threads = {1, 0};
   int64_t megabytes = 512;
   int rounds = 12;
-  std::string only;
+  std::string only;  // recipes and paths that contain this, and the 16-bit arm
+  int64_t gqa = 0;   // 0: all
 };
 
 // Sequences whose pages are private copies of a few really quantized ones: what is read is what
@@ -300,6 +301,8 @@ Options parse_options(int argc, char** argv) {
       options.json = value;
     } else if (name == "--only") {
       options.only = value;
+    } else if (name == "--gqa") {
+      options.gqa = number(name, value);
     } else if (name == "--megabytes") {
       options.megabytes = number(name, value);
     } else if (name == "--rounds") {
@@ -313,7 +316,7 @@ Options parse_options(int argc, char** argv) {
       }
     } else {
       fail(ErrorCode::kInvalidArgument,
-           "{}: not one of --json --threads --megabytes --rounds --only", name);
+           "{}: not one of --json --threads --megabytes --rounds --only --gqa", name);
     }
   }
   return options;
@@ -327,6 +330,7 @@ void run(const Options& options) {
   nlohmann::json rows = nlohmann::json::array();
   for (int threads : options.threads) {
     for (const Table& table : tables()) {
+      if (options.gqa != 0 && options.gqa != table.shape.gqa) continue;
       run_table(table, threads, options, {stream.data(), static_cast<size_t>(stream_bytes)}, rows);
     }
   }

@@ -9,6 +9,7 @@
 #include "attention/decode.h"
 #include "attention/decode_kernels.h"
 #include "attention/prefill.h"
+#include "attention/prefill_bf16.h"
 #include "attention/task.h"
 #include "attention/tile_kernels.h"
 #include "core/checked.h"
@@ -75,8 +76,9 @@ const DecodeKernels* decode_kernels(Isa isa) {
 struct AttendWorkspace::Impl {
   std::vector<AttendTask> tasks;
   std::vector<Merge> merges;
-  std::vector<PrefillScratch> prefill;  // per thread
-  std::vector<DecodeScratch> decode;    // per thread
+  std::vector<PrefillScratch> prefill;           // per thread
+  std::vector<PrefillBf16Scratch> prefill_bf16;  // per thread
+  std::vector<DecodeScratch> decode;             // per thread
   // Per partial: rows x (state, padded_dim sums).
   std::vector<SoftmaxState> partial_states;
   std::vector<float> partial_sums;
@@ -88,6 +90,13 @@ AttendWorkspace::~AttendWorkspace() = default;
 
 namespace {
 
+// Large blocks, but eight tasks where there are queries enough: threads finish together.
+int64_t bf16_queries_per_block(int64_t num_queries, int64_t num_kv_heads, int64_t group) {
+  const int64_t most = std::max<int64_t>(1, kBf16RowsPerBlock / group);
+  return std::clamp(round_up<int64_t>(ceil_div<int64_t>(num_queries * num_kv_heads, 8), 4),
+                    std::min<int64_t>(16, most), most);
+}
+
 int64_t pages_per_run(const HeadView& head, int64_t pages) {
   const int64_t page_bytes = head.k.layout->bytes() + head.v.layout->bytes();
   return std::max(ceil_div(kRunBytes, page_bytes), ceil_div(pages, kMaxRuns));
@@ -96,7 +105,7 @@ int64_t pages_per_run(const HeadView& head, int64_t pages) {
 // Splits the work: decode blocks and short ones into runs, prefill into blocks of queries, which
 // are many enough, each walking its tokens from front to back. Decode keeps the order of memory;
 // prefill's blocks differ in length, so the longest go first and threads finish together.
-void plan(const AttendArgs& args, bool can_decode, std::vector<AttendTask>& tasks,
+void plan(const AttendArgs& args, bool can_decode, bool can_bf16, std::vector<AttendTask>& tasks,
           std::vector<Merge>& merges, int64_t& num_partials, int64_t& most_rows) {
   tasks.clear();
   merges.clear();
@@ -110,12 +119,16 @@ void plan(const AttendArgs& args, bool can_decode, std::vector<AttendTask>& task
                  "{} query heads over {} KV heads", args.num_qo_heads, num_kv_heads);
     const int64_t group = args.num_qo_heads / num_kv_heads;
     const bool decode = can_decode && view.num_tokens <= kDecodeQueries;
-    const int64_t queries = decode ? kDecodeQueries : std::max<int64_t>(1, kRowsPerBlock / group);
-    const bool one_block = view.num_tokens <= queries;
-    if (!one_block) sorted = false;
     for (int32_t head = 0; head < num_kv_heads; ++head) {
+      const bool bf16 = can_bf16 && !decode && suits_bf16(view.heads[static_cast<size_t>(head)]);
+      const int64_t queries = decode ? kDecodeQueries
+                              : bf16 ? bf16_queries_per_block(view.num_tokens, num_kv_heads, group)
+                                     : std::max<int64_t>(1, kRowsPerBlock / group);
+      const bool one_block = view.num_tokens <= queries;
+      if (!one_block) sorted = false;
       for (int64_t q = 0; q < view.num_tokens; q += queries) {
         AttendTask task{&item, head, q, std::min(q + queries, view.num_tokens), 0, 0, decode, -1};
+        task.bf16 = bf16;
         const int64_t last_position = view.position + task.last_query - 1;
         task.last_unit =
             decode ? decode_pages_seen(view, last_position) : tiles_seen(view, last_position);
@@ -153,7 +166,9 @@ void attend(const AttendArgs& args, ThreadPool& pool, AttendWorkspace& workspace
   const TileKernels& tiles = tile_kernels(isa);
   const DecodeKernels* decode = decode_kernels(isa);
   int64_t num_partials, most_rows;
-  plan(args, decode != nullptr, w.tasks, w.merges, num_partials, most_rows);
+  const PrefillBf16Kernels* bf16 =
+      args.precision == AttendPrecision::kBF16 ? prefill_bf16_kernels(isa) : nullptr;
+  plan(args, decode != nullptr, bf16 != nullptr, w.tasks, w.merges, num_partials, most_rows);
   if (w.tasks.empty()) return;
   const int32_t head_dim = args.items[0].view->head_dim;
   const int64_t padded_dim = round_up<int32_t>(head_dim, kLanes);
@@ -161,6 +176,7 @@ void attend(const AttendArgs& args, ThreadPool& pool, AttendWorkspace& workspace
   w.partial_states.resize(static_cast<size_t>(num_partials * most_rows));
   w.partial_sums.resize(static_cast<size_t>(num_partials * most_rows * padded_dim));
   w.prefill.resize(static_cast<size_t>(pool.num_threads()));
+  w.prefill_bf16.resize(static_cast<size_t>(pool.num_threads()));
   w.decode.resize(static_cast<size_t>(pool.num_threads()));
 
   const auto job = [&](int64_t index, int thread) {
@@ -170,6 +186,11 @@ void attend(const AttendArgs& args, ThreadPool& pool, AttendWorkspace& workspace
     if (task.decode) {
       DecodeScratch& scratch = w.decode[static_cast<size_t>(thread)];
       run_decode_task(args, *decode, tiles, scratch, task);
+      states = scratch.states.data();
+      sums = scratch.acc.data();
+    } else if (task.bf16) {
+      PrefillBf16Scratch& scratch = w.prefill_bf16[static_cast<size_t>(thread)];
+      run_prefill_bf16_task(args, *bf16, tiles, scratch, task);
       states = scratch.states.data();
       sums = scratch.acc.data();
     } else {

@@ -36,11 +36,44 @@ constexpr int granule_bytes_of(int bits) {
 
 // ------------------------------------------------------------------------------------------- dots
 
-// out[r][32] = sum over channel quads of codes times weights of row r, for one tile of keys.
+// Where a tile's key sums go. Per channel: the score is unit * sum + the zero points' share.
+struct PerChannelScores {
+  const float* unit;  // [rows]
+  const float* zero;  // [rows]
+  float* scores;      // [rows, kPageTokens], at the tile's first token
+
+  template <int kPasses>
+  LOWKEY_INLINE void put(int r, int h, const typename Simd::template Sum<kPasses>& sum) const {
+    store(scores + r * kPageTokens + h * kVectorFloats,
+          Simd::scaled<kPasses>(sum, unit[r], splat(zero[r])));
+  }
+};
+
+// Per token: each group of channels adds its sum times the token's scale, and the sum of its query
+// channels times the token's zero point.
+struct PerTokenScores {
+  const float* unit;       // [rows]
+  const float* query_sum;  // [rows]
+  const Half* scale;       // [32] of this group
+  const Half* zero_point;
+  bool first;     // of the groups: nothing to add to
+  float* scores;  // as above
+
+  template <int kPasses>
+  LOWKEY_INLINE void put(int r, int h, const typename Simd::template Sum<kPasses>& sum) const {
+    float* to = scores + r * kPageTokens + h * kVectorFloats;
+    const F32x16 base = load_half(zero_point + h * kVectorFloats) * splat(query_sum[r]);
+    const F32x16 total = Simd::scaled<kPasses>(sum, unit[r], F32x16{});
+    const F32x16 score = total * load_half(scale + h * kVectorFloats) + base;
+    store(to, first ? score : score + load(to));
+  }
+};
+
+// Sums over channel quads of codes times weights, for one tile of keys and kRows rows.
 // codes: the tile's first granule of the columns wanted; weights: 8 bytes per quad.
-template <int kBits, int kInner, int kRows, int kPasses>
-LOWKEY_NOINLINE void dot_keys(const std::byte* tile_codes, int32_t columns,
-                              const std::byte* weights, int64_t row_stride, float* out) noexcept {
+template <int kBits, int kInner, int kRows, int kPasses, typename Put>
+LOWKEY_NOINLINE void dot_keys(const std::byte* codes, int32_t columns, const std::byte* weights,
+                              int64_t row_stride, const Put& put) noexcept {
   constexpr int kFields = fields_of(kBits), kBytes = granule_bytes_of(kBits);
   constexpr int kOuter = kFields / kInner;  // halves that share a granule
   constexpr int kHalves = Simd::kHalvesTogether;
@@ -57,8 +90,7 @@ LOWKEY_NOINLINE void dot_keys(const std::byte* tile_codes, int32_t columns,
       typename Simd::template Granule<kBits> granule[kHalves];
 #pragma GCC unroll 2
       for (int h = 0; h < kHalves; ++h) {
-        granule[h] =
-            Simd::load_granule<kBits>(tile_codes + (kOuter == 1 ? 2 * j + h0 + h : j) * kBytes);
+        granule[h] = Simd::load_granule<kBits>(codes + (kOuter == 1 ? 2 * j + h0 + h : j) * kBytes);
       }
 #pragma GCC unroll 8
       for (int i = 0; i < kInner; ++i) {
@@ -80,9 +112,7 @@ LOWKEY_NOINLINE void dot_keys(const std::byte* tile_codes, int32_t columns,
 #pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 2
-      for (int h = 0; h < kHalves; ++h) {
-        store(out + r * kTileTokens + (h0 + h) * kVectorFloats, Simd::total<kPasses>(sum[r][h]));
-      }
+      for (int h = 0; h < kHalves; ++h) put.template put<kPasses>(r, h0 + h, sum[r][h]);
     }
   }
 }
@@ -94,28 +124,40 @@ constexpr int blocks_together(int inner, int rows, int passes) {
   return blocks;
 }
 
-// out[r][i][16] = sum over the tile's tokens of codes times weights, for the kInner channel blocks
-// of one column of granules. group_offset[i]: where block i's weights are within a row's.
-template <int kBits, int kInner, int kRows, int kPasses>
-LOWKEY_NOINLINE void dot_values(const std::byte* column_codes, const std::byte* weights,
-                                int64_t row_stride, const int32_t* group_offset,
-                                float* out) noexcept {
+// Where a tile's value sums go: added to acc.
+struct ValueSums {
+  const std::byte* weights;  // [rows, groups, kWeightBytes]
+  int64_t row_stride;
+  const float* unit;  // [rows, unit_stride], by group
+  int32_t unit_stride;
+  const Half* scale;  // per channel: of the column's first channel, the zero points zero_stride on
+  int32_t zero_stride;
+  const float* probability_sum;  // per channel: [rows]
+  float* acc;                    // [rows, padded_dim], at the column's first channel
+  int32_t padded_dim;
+};
+
+// Sums over the tile's tokens of codes times weights, for the kInner channel blocks of one column
+// of granules. groups[i]: the group of block i (per channel: 0).
+template <int kBits, int kInner, int kRows, int kPasses, bool kPerChannel>
+LOWKEY_NOINLINE void dot_values(const std::byte* codes, const int32_t* groups,
+                                const ValueSums& to) noexcept {
   constexpr int kFields = fields_of(kBits), kBytes = granule_bytes_of(kBits);
   constexpr int kOuter = kFields / kInner;  // token quads that share a granule
   constexpr int kBlocks = blocks_together(kInner, kRows, kPasses);
 #pragma GCC unroll 8
   for (int b0 = 0; b0 < kInner; b0 += kBlocks) {
     typename Simd::template Sum<kPasses> sum[kRows][kBlocks];
-    const std::byte* block_weights[kBlocks];
+    const std::byte* weights[kBlocks];
 #pragma GCC unroll 8
     for (int b = 0; b < kBlocks; ++b) {
-      block_weights[b] = weights + group_offset[b0 + b];
+      weights[b] = to.weights + groups[b0 + b] * kWeightBytes;
 #pragma GCC unroll 8
       for (int r = 0; r < kRows; ++r) sum[r][b] = Simd::zero<kPasses>();
     }
 #pragma GCC unroll 1
     for (int32_t u = 0; u < kTokenQuads / kOuter; ++u) {
-      const auto granule = Simd::load_granule<kBits>(column_codes + u * kBytes);
+      const auto granule = Simd::load_granule<kBits>(codes + u * kBytes);
 #pragma GCC unroll 8
       for (int o = 0; o < kOuter; ++o) {
 #pragma GCC unroll 8
@@ -123,76 +165,85 @@ LOWKEY_NOINLINE void dot_values(const std::byte* column_codes, const std::byte* 
           const auto c = Simd::codes<kBits>(granule, o * kInner + b0 + b);
 #pragma GCC unroll 8
           for (int r = 0; r < kRows; ++r) {
-            Simd::dot<kPasses>(sum[r][b], c,
-                               block_weights[b] + r * row_stride + (u * kOuter + o) * 8);
+            Simd::dot<kPasses>(sum[r][b], c, weights[b] + r * to.row_stride + (u * kOuter + o) * 8);
           }
         }
       }
     }
 #pragma GCC unroll 8
-    for (int r = 0; r < kRows; ++r) {
+    for (int b = 0; b < kBlocks; ++b) {
 #pragma GCC unroll 8
-      for (int b = 0; b < kBlocks; ++b) {
-        store(out + (r * kInner + b0 + b) * kVectorFloats, Simd::total<kPasses>(sum[r][b]));
+      for (int r = 0; r < kRows; ++r) {
+        const int32_t c = (b0 + b) * kLanes;
+        float* acc = to.acc + r * to.padded_dim + c;
+        const float unit = to.unit[r * to.unit_stride + groups[b0 + b]];
+        if constexpr (kPerChannel) {
+          const F32x16 total = Simd::scaled<kPasses>(sum[r][b], unit, F32x16{});
+          store(acc, load(acc) + total * load_half(to.scale + c) +
+                         splat(to.probability_sum[r]) * load_half(to.scale + to.zero_stride + c));
+        } else {
+          store(acc, Simd::scaled<kPasses>(sum[r][b], unit, load(acc)));
+        }
       }
     }
   }
 }
 
-using DotKeys = void (*)(const std::byte*, int32_t, const std::byte*, int64_t, float*) noexcept;
-using DotValues = void (*)(const std::byte*, const std::byte*, int64_t, const int32_t*,
-                           float*) noexcept;
+template <typename Put>
+using DotKeys = void (*)(const std::byte*, int32_t, const std::byte*, int64_t, const Put&) noexcept;
+using DotValues = void (*)(const std::byte*, const int32_t*, const ValueSums&) noexcept;
 
 // [passes - 1][rows - 1]
-template <int kBits, int kInner>
-struct Dots {
-  static constexpr DotKeys kKeys[2][kRowsTogether] = {
-      {dot_keys<kBits, kInner, 1, 1>, dot_keys<kBits, kInner, 2, 1>, dot_keys<kBits, kInner, 3, 1>,
-       dot_keys<kBits, kInner, 4, 1>},
-      {dot_keys<kBits, kInner, 1, 2>, dot_keys<kBits, kInner, 2, 2>, dot_keys<kBits, kInner, 3, 2>,
-       dot_keys<kBits, kInner, 4, 2>}};
-  static constexpr DotValues kValues[2][kRowsTogether] = {
-      {dot_values<kBits, kInner, 1, 1>, dot_values<kBits, kInner, 2, 1>,
-       dot_values<kBits, kInner, 3, 1>, dot_values<kBits, kInner, 4, 1>},
-      {dot_values<kBits, kInner, 1, 2>, dot_values<kBits, kInner, 2, 2>,
-       dot_values<kBits, kInner, 3, 2>, dot_values<kBits, kInner, 4, 2>}};
-};
+template <int kBits, int kInner, typename Put>
+constexpr DotKeys<Put> kDotKeys[2][kRowsTogether] = {
+    {dot_keys<kBits, kInner, 1, 1, Put>, dot_keys<kBits, kInner, 2, 1, Put>,
+     dot_keys<kBits, kInner, 3, 1, Put>, dot_keys<kBits, kInner, 4, 1, Put>},
+    {dot_keys<kBits, kInner, 1, 2, Put>, dot_keys<kBits, kInner, 2, 2, Put>,
+     dot_keys<kBits, kInner, 3, 2, Put>, dot_keys<kBits, kInner, 4, 2, Put>}};
+template <int kBits, int kInner, bool kPerChannel>
+constexpr DotValues kDotValues[2][kRowsTogether] = {
+    {dot_values<kBits, kInner, 1, 1, kPerChannel>, dot_values<kBits, kInner, 2, 1, kPerChannel>,
+     dot_values<kBits, kInner, 3, 1, kPerChannel>, dot_values<kBits, kInner, 4, 1, kPerChannel>},
+    {dot_values<kBits, kInner, 1, 2, kPerChannel>, dot_values<kBits, kInner, 2, 2, kPerChannel>,
+     dot_values<kBits, kInner, 3, 2, kPerChannel>, dot_values<kBits, kInner, 4, 2, kPerChannel>}};
 
 // Keys share a granule along channels whole, but for 3 bits at odd multiples of 16 channels.
-const DotKeys* keys_dots(const SideLayout& layout, int passes) noexcept {
+template <typename Put>
+const DotKeys<Put>* keys_dots(const SideLayout& layout, int passes) noexcept {
   switch (layout.bits() * 16 + layout.inner_fields()) {
-    case 2 * 16 + 4: return Dots<2, 4>::kKeys[passes - 1];
-    case 3 * 16 + 8: return Dots<3, 8>::kKeys[passes - 1];
-    case 3 * 16 + 4: return Dots<3, 4>::kKeys[passes - 1];
-    case 4 * 16 + 2: return Dots<4, 2>::kKeys[passes - 1];
-    case 8 * 16 + 1: return Dots<8, 1>::kKeys[passes - 1];
+    case 2 * 16 + 4: return kDotKeys<2, 4, Put>[passes - 1];
+    case 3 * 16 + 8: return kDotKeys<3, 8, Put>[passes - 1];
+    case 3 * 16 + 4: return kDotKeys<3, 4, Put>[passes - 1];
+    case 4 * 16 + 2: return kDotKeys<4, 2, Put>[passes - 1];
+    case 8 * 16 + 1: return kDotKeys<8, 1, Put>[passes - 1];
   }
   return nullptr;
 }
 
+template <bool kPerChannel>
 const DotValues* values_dots(const SideLayout& layout, int passes) noexcept {
   switch (layout.bits() * 16 + layout.inner_fields()) {
-    case 2 * 16 + 4: return Dots<2, 4>::kValues[passes - 1];
-    case 2 * 16 + 2: return Dots<2, 2>::kValues[passes - 1];
-    case 2 * 16 + 1: return Dots<2, 1>::kValues[passes - 1];
-    case 3 * 16 + 8: return Dots<3, 8>::kValues[passes - 1];
-    case 3 * 16 + 4: return Dots<3, 4>::kValues[passes - 1];
-    case 3 * 16 + 2: return Dots<3, 2>::kValues[passes - 1];
-    case 3 * 16 + 1: return Dots<3, 1>::kValues[passes - 1];
-    case 4 * 16 + 2: return Dots<4, 2>::kValues[passes - 1];
-    case 4 * 16 + 1: return Dots<4, 1>::kValues[passes - 1];
-    case 8 * 16 + 1: return Dots<8, 1>::kValues[passes - 1];
+    case 2 * 16 + 4: return kDotValues<2, 4, kPerChannel>[passes - 1];
+    case 2 * 16 + 2: return kDotValues<2, 2, kPerChannel>[passes - 1];
+    case 2 * 16 + 1: return kDotValues<2, 1, kPerChannel>[passes - 1];
+    case 3 * 16 + 8: return kDotValues<3, 8, kPerChannel>[passes - 1];
+    case 3 * 16 + 4: return kDotValues<3, 4, kPerChannel>[passes - 1];
+    case 3 * 16 + 2: return kDotValues<3, 2, kPerChannel>[passes - 1];
+    case 3 * 16 + 1: return kDotValues<3, 1, kPerChannel>[passes - 1];
+    case 4 * 16 + 2: return kDotValues<4, 2, kPerChannel>[passes - 1];
+    case 4 * 16 + 1: return kDotValues<4, 1, kPerChannel>[passes - 1];
+    case 8 * 16 + 1: return kDotValues<8, 1, kPerChannel>[passes - 1];
   }
   return nullptr;
 }
 
 bool supports(const SideLayout& layout) noexcept {
   if (!layout.packed()) return false;
-  if (layout.side() == Side::kValue) return values_dots(layout, 1) != nullptr;
+  if (layout.side() == Side::kValue) return values_dots<true>(layout, 1) != nullptr;
   // A group of channels must be whole columns of granules.
   const bool whole = layout.axis() == QuantAxis::kPerChannel ||
                      layout.group_size() % (4 * layout.inner_fields()) == 0;
-  return whole && keys_dots(layout, 1) != nullptr;
+  return whole && keys_dots<PerTokenScores>(layout, 1) != nullptr;
 }
 
 int passes_of(DecodeDots precision) noexcept {
@@ -236,29 +287,42 @@ void prepare_queries(const DecodeQueries& q, int32_t rows) noexcept {
   }
 }
 
+// sums[i]: of the lanes of x[i].
+LOWKEY_INLINE void sum_all_lanes(F32x16* x, int32_t count, float* sums) {
+  int32_t i = 0;
+  for (; i + 4 < count; i += kVectorFloats) {
+    for (int32_t j = count; j < i + kVectorFloats; ++j) x[j] = F32x16{};
+    float some[kVectorFloats];
+    store(some, Simd::sum_each(x + i));
+    const int32_t now = count - i < kVectorFloats ? count - i : kVectorFloats;
+    __builtin_memcpy(sums + i, some, static_cast<size_t>(now) * sizeof(float));
+  }
+  for (; i < count; ++i) sums[i] = Simd::sum_lanes(x[i]);
+}
+
 // Folds the query rows with the scales of one group of tokens: weights for dot_keys, the unit of
-// its sums, and the zero points' share of every score.
+// its sums, and the zero points' share of every score, its lanes still to be summed.
 void fold_keys(const SideLayout& layout, const Half* scale, const DecodeQueries& q,
                int32_t first_row, int32_t rows, int passes, std::byte* weights, float* unit,
-               float* zero) noexcept {
+               F32x16* zero) noexcept {
   const int32_t dim = layout.head_dim(), vectors = q.fixed_dim / kFixedLanes;
   const Half* zero_point = scale + layout.zero_point_stride();
   const int exponent = Simd::largest_exponent(scale, dim);
   const float fold_unit = power_of_two(exponent - 29 + 15);  // multiply() divides by 2^15
   typename Simd::Fixed s[kMaxHeadDim / kFixedLanes];
   for (int32_t i = 0; i < vectors; ++i) s[i] = Simd::to_fixed(scale + i * kFixedLanes, exponent);
-  F32x16 sum[kMaxDecodeRows] = {};
-  for (int32_t c = 0; c < dim; c += kVectorFloats) {
-    const F32x16 z = load_half(zero_point + c);
-    for (int32_t r = 0; r < rows; ++r) {
-      sum[r] += z * load(q.f32 + (first_row + r) * q.padded_dim + c);
+  for (int32_t r = 0; r < rows; ++r) {
+    const float* from = q.f32 + (first_row + r) * q.padded_dim;
+    F32x16 sum = load_half(zero_point) * load(from);
+    for (int32_t c = kVectorFloats; c < dim; c += kVectorFloats) {
+      sum += load_half(zero_point + c) * load(from + c);
     }
+    zero[r] = sum;
   }
   for (int32_t r = 0; r < rows; ++r) {
     const int16_t* fixed = q.fixed + (first_row + r) * q.fixed_dim;
     std::byte* to = weights + r * vectors * kWeightBytes;
     unit[r] = q.unit[first_row + r] * fold_unit;
-    zero[r] = Simd::sum_lanes(sum[r]);
     if (passes == 2) {
       for (int32_t i = 0; i < vectors; ++i) {
         Simd::store_weights(Simd::multiply(Simd::load_fixed(fixed + i * kFixedLanes), s[i]),
@@ -283,33 +347,29 @@ void fold_keys(const SideLayout& layout, const Half* scale, const DecodeQueries&
 void score_per_channel(const SideLayout& layout, const std::byte* side, int32_t num_tiles,
                        const DecodeQueries& q, int32_t first_row, int32_t rows, int passes,
                        std::byte* weights, float* scores) noexcept {
-  const DotKeys* dots = keys_dots(layout, passes);
+  const auto* dots = keys_dots<PerChannelScores>(layout, passes);
   const auto* halves = reinterpret_cast<const Half*>(side);
   const int32_t columns = layout.head_dim() / 4 / layout.inner_fields();
   const int64_t row_stride = int64_t{q.fixed_dim} / kFixedLanes * kWeightBytes;
   const int32_t tiles_per_group = layout.group_size() / kTileTokens;
   const int32_t groups = (num_tiles + tiles_per_group - 1) / tiles_per_group;
-  float unit[kTilesPerPage][kMaxDecodeRows], zero[kTilesPerPage][kMaxDecodeRows];
+  float unit[kTilesPerPage][kMaxDecodeRows], zero[kTilesPerPage * kMaxDecodeRows];
+  F32x16 zero_lanes[kTilesPerPage * kMaxDecodeRows];
   // All groups first: in memory parameters come before codes, and the folds' long chains overlap.
   for (int32_t g = 0; g < groups; ++g) {
     fold_keys(layout, halves + layout.scale_index(g * layout.group_size(), 0), q, first_row, rows,
-              passes, weights + g * kMaxDecodeRows * row_stride, unit[g], zero[g]);
+              passes, weights + g * kMaxDecodeRows * row_stride, unit[g], zero_lanes + g * rows);
   }
+  sum_all_lanes(zero_lanes, groups * rows, zero);
   for (int32_t tile = 0; tile < num_tiles; ++tile) {
     const int32_t g = tile / tiles_per_group;
     const std::byte* codes = side + layout.codes_offset() + tile * layout.tile_codes_bytes();
     const std::byte* tile_weights = weights + g * kMaxDecodeRows * row_stride;
-    float sums[kRowsTogether * kTileTokens];
-    for (int32_t r0 = 0, now; r0 < rows; r0 += now) {
-      now = rows_now(rows - r0);
-      dots[now - 1](codes, columns, tile_weights + r0 * row_stride, row_stride, sums);
-      for (int32_t r = 0; r < now; ++r) {
-        float* to = scores + (r0 + r) * kPageTokens + tile * kTileTokens;
-        const F32x16 u = splat(unit[g][r0 + r]), z = splat(zero[g][r0 + r]);
-        for (int32_t t = 0; t < kTileTokens; t += kVectorFloats) {
-          store(to + t, load(sums + r * kTileTokens + t) * u + z);
-        }
-      }
+    for (int32_t r = 0, now; r < rows; r += now) {
+      now = rows_now(rows - r);
+      dots[now - 1](
+          codes, columns, tile_weights + r * row_stride, row_stride,
+          {unit[g] + r, zero + g * rows + r, scores + r * kPageTokens + tile * kTileTokens});
     }
   }
 }
@@ -317,45 +377,35 @@ void score_per_channel(const SideLayout& layout, const std::byte* side, int32_t 
 void score_per_token(const SideLayout& layout, const std::byte* side, int32_t num_tiles,
                      const DecodeQueries& q, int32_t first_row, int32_t rows, int passes,
                      float* scores) noexcept {
-  const DotKeys* dots = keys_dots(layout, passes);
+  const auto* dots = keys_dots<PerTokenScores>(layout, passes);
   const auto* halves = reinterpret_cast<const Half*>(side);
   const int32_t group = layout.group_size(), num_groups = layout.head_dim() / group;
   const int32_t columns = group / 4 / layout.inner_fields();
-  const int32_t column_bytes =
-      layout.granule_bytes() * 2 / (layout.fields() / layout.inner_fields());
+  const int32_t group_bytes =
+      columns * layout.granule_bytes() * 2 / (layout.fields() / layout.inner_fields());
   const int64_t row_stride = int64_t{q.fixed_dim} / kFixedLanes * kWeightBytes;
   const std::byte* weights = (passes == 2 ? q.weights : q.weights8) + first_row * row_stride;
   const float* unit = (passes == 2 ? q.unit : q.unit8) + first_row;
-  for (int32_t r = 0; r < rows; ++r) {
-    for (int32_t t = 0; t < num_tiles * kTileTokens; t += kVectorFloats) {
-      store(scores + r * kPageTokens + t, F32x16{});
-    }
-  }
+  float query_sum[kMaxHeadDim / kLanes][kMaxDecodeRows];
   for (int32_t g = 0; g < num_groups; ++g) {
-    float query_sum[kMaxDecodeRows];
     for (int32_t r = 0; r < rows; ++r) {
       F32x16 sum = {};
       const float* from = q.f32 + (first_row + r) * q.padded_dim + g * group;
       for (int32_t c = 0; c < group; c += kVectorFloats) sum += load(from + c);
-      query_sum[r] = Simd::sum_lanes(sum);
+      query_sum[g][r] = Simd::sum_lanes(sum);
     }
-    for (int32_t tile = 0; tile < num_tiles; ++tile) {
-      const std::byte* codes = side + layout.codes_offset() + tile * layout.tile_codes_bytes() +
-                               g * columns * column_bytes;
+  }
+  for (int32_t tile = 0; tile < num_tiles; ++tile) {
+    const std::byte* codes = side + layout.codes_offset() + tile * layout.tile_codes_bytes();
+    for (int32_t g = 0; g < num_groups; ++g) {
       const Half* scale = halves + layout.scale_index(tile * kTileTokens, g * group);
-      const Half* zero_point = scale + layout.zero_point_stride();
-      float sums[kRowsTogether * kTileTokens];
-      for (int32_t r0 = 0, now; r0 < rows; r0 += now) {
-        now = rows_now(rows - r0);
-        dots[now - 1](codes, columns, weights + r0 * row_stride + g * group * 2, row_stride, sums);
-        for (int32_t t = 0; t < kTileTokens; t += kVectorFloats) {
-          const F32x16 s = load_half(scale + t), z = load_half(zero_point + t);
-          for (int32_t r = 0; r < now; ++r) {
-            float* to = scores + (r0 + r) * kPageTokens + tile * kTileTokens + t;
-            store(to, load(to) + load(sums + r * kTileTokens + t) * (s * splat(unit[r0 + r])) +
-                          z * splat(query_sum[r0 + r]));
-          }
-        }
+      for (int32_t r = 0, now; r < rows; r += now) {
+        now = rows_now(rows - r);
+        // Eight bytes of weights per four channels.
+        dots[now - 1](codes + g * group_bytes, columns, weights + r * row_stride + g * group * 2,
+                      row_stride,
+                      {unit + r, query_sum[g] + r, scale, scale + layout.zero_point_stride(),
+                       g == 0, scores + r * kPageTokens + tile * kTileTokens});
       }
     }
   }
@@ -389,44 +439,49 @@ LOWKEY_INLINE F32x16 load_row_end(const std::byte* row, int32_t c, int32_t head_
   return load(rest);
 }
 
-// Sixteen keys: products by channel, then one sum per key.
+// Sixteen keys: products by channel, then one sum per key; four keys at a time, so that their
+// partial sums stay in registers. The first `count` scores are meant.
 template <bool kIsF32, int kRows>
 LOWKEY_INLINE void score_sixteen(const std::byte* keys, int64_t row_bytes, int32_t count,
                                  int32_t head_dim, const float* q, int32_t padded_dim,
                                  float* scores) {
-  F32x16 sum[kRows][kVectorFloats] = {};
+  typename Simd::Quarter quarter[kRows][4];
   const int32_t whole = head_dim / kVectorFloats * kVectorFloats;
-  constexpr int kKeys = kRows == 1 ? 4 : 2;  // keys at once: enough chains, few enough registers
-  for (int32_t t = 0; t < count; t += kKeys) {
-    F32x16 part[kKeys][kRows] = {};
-    const std::byte* key[kKeys];
-    // A last lonely key is read again in its neighbours' places, whose sums nobody looks at.
-    for (int k = 0; k < kKeys; ++k) key[k] = keys + (t + k < count ? t + k : t) * row_bytes;
-#pragma GCC unroll 2
-    for (int32_t c = 0; c < whole; c += kVectorFloats) {
-      F32x16 x[kKeys];
 #pragma GCC unroll 4
-      for (int k = 0; k < kKeys; ++k) x[k] = load_row<kIsF32>(key[k], c);
+  for (int quad = 0; quad < 4; ++quad) {
+    F32x16 part[kRows][4];
+    const std::byte* key[4];
+#pragma GCC unroll 4
+    for (int k = 0; k < 4; ++k) {
+      // Keys that are not there: the last one again.
+      const int32_t t = quad * 4 + k;
+      key[k] = keys + (t < count ? t : count - 1) * row_bytes;
+#pragma GCC unroll 4
+      for (int r = 0; r < kRows; ++r) part[r][k] = F32x16{};
+    }
+    for (int32_t c = 0; c < whole; c += kVectorFloats) {
+      F32x16 x[4];
+#pragma GCC unroll 4
+      for (int k = 0; k < 4; ++k) x[k] = load_row<kIsF32>(key[k], c);
 #pragma GCC unroll 4
       for (int r = 0; r < kRows; ++r) {
         const F32x16 weight = load(q + r * padded_dim + c);
 #pragma GCC unroll 4
-        for (int k = 0; k < kKeys; ++k) part[k][r] += x[k] * weight;
+        for (int k = 0; k < 4; ++k) part[r][k] += x[k] * weight;
       }
     }
     if (whole < head_dim) {
-      for (int k = 0; k < kKeys; ++k) {
+      for (int k = 0; k < 4; ++k) {
         const F32x16 x = load_row_end<kIsF32>(key[k], whole, head_dim);
-        for (int r = 0; r < kRows; ++r) part[k][r] += x * load(q + r * padded_dim + whole);
+        for (int r = 0; r < kRows; ++r) part[r][k] += x * load(q + r * padded_dim + whole);
       }
     }
-    for (int r = 0; r < kRows; ++r) {
-      for (int k = 0; k < kKeys && t + k < kVectorFloats; ++k) sum[r][t + k] = part[k][r];
-    }
+#pragma GCC unroll 4
+    for (int r = 0; r < kRows; ++r) quarter[r][quad] = Simd::quarter_sums(part[r]);
   }
   for (int r = 0; r < kRows; ++r) {
     float all[kVectorFloats];
-    store(all, Simd::sum_each(sum[r]));
+    store(all, Simd::sum_quarters(quarter[r]));
     __builtin_memcpy(scores + r * kPageTokens, all, static_cast<size_t>(count) * sizeof(float));
   }
 }
@@ -482,20 +537,20 @@ float softmax_page(float* scores, int64_t count, SoftmaxState* state, float* acc
   const float top = Simd::largest_lane(largest);
   F32x16 sum = {};
   for (int32_t t = 0; t < kPageTokens; t += kVectorFloats) {
-    const F32x16 p = exp_nonpositive(load(scores + t) - splat(top));
+    const F32x16 p = Simd::exp(load(scores + t) - splat(top));
     store(scores + t, p);
     sum += p;
   }
   if (top > state->top) {
     // The first page a row sees comes from -infinity: exp gives 0 and the empty sum stays empty.
-    const float shrink = exp_nonpositive(splat(state->top - top))[0];
+    const float shrink = Simd::exp(splat(state->top - top))[0];
     state->sum *= shrink;
     state->top = top;
     for (int32_t c = 0; c < padded_dim; c += kVectorFloats) {
       store(acc + c, load(acc + c) * splat(shrink));
     }
   }
-  const float factor = exp_nonpositive(splat(top - state->top))[0];
+  const float factor = Simd::exp(splat(top - state->top))[0];
   state->sum += factor * Simd::sum_lanes(sum);
   return factor;
 }
@@ -520,15 +575,15 @@ LOWKEY_INLINE void store_value_weights(typename Simd::Fixed x, int passes, std::
   Simd::store_weights8(x, scale, to);
 }
 
-void add_packed(const SideLayout& layout, const std::byte* side, int32_t count, const float* p_in,
-                const float* factor, int32_t rows, DecodeDots precision, const DecodeBuffer& buffer,
-                float* acc, int32_t padded_dim) noexcept {
-  const int passes = passes_of(precision);
-  const DotValues* dots = values_dots(layout, passes);
+template <bool kPerChannel>
+void add_packed_axis(const SideLayout& layout, const std::byte* side, int32_t count,
+                     const float* p_in, const float* factor, int32_t rows, int passes,
+                     std::byte* buffer, float* acc, int32_t padded_dim) noexcept {
+  const DotValues* dots = values_dots<kPerChannel>(layout, passes);
   const auto* halves = reinterpret_cast<const Half*>(side);
-  const bool per_channel = layout.axis() == QuantAxis::kPerChannel;
   const int32_t num_tiles = (count + kTileTokens - 1) / kTileTokens;
-  const int32_t num_groups = per_channel ? 1 : layout.head_dim() / layout.group_size();
+  const int32_t group = layout.group_size();
+  const int32_t num_groups = kPerChannel ? 1 : layout.head_dim() / group;
   const int32_t num_blocks = layout.head_dim() / kLanes;
   const int32_t inner = layout.inner_fields();
   const int32_t column_bytes = layout.tile_codes_bytes() / (num_blocks / inner);
@@ -545,88 +600,83 @@ void add_packed(const SideLayout& layout, const std::byte* side, int32_t count, 
       }
     }
   }
-  const auto tile_p = [&](int32_t tile, int32_t r) __attribute__((always_inline)) {
-    return tile < whole_tiles ? p_in + r * kPageTokens + tile * kTileTokens : last[r];
-  };
+  const float* p[kTilesPerPage][kMaxDecodeRows];
+  for (int32_t tile = 0; tile < num_tiles; ++tile) {
+    for (int32_t r = 0; r < rows; ++r) {
+      p[tile][r] = tile < whole_tiles ? p_in + r * kPageTokens + tile * kTileTokens : last[r];
+    }
+  }
 
   // Weights of all tiles first, as for keys; with them the zero points' sums.
   float unit[kTilesPerPage][kMaxDecodeRows][kMaxHeadDim / kLanes];  // by group
-  F32x16 zero[kMaxDecodeRows] = {};
+  float probability_sum[kTilesPerPage][kMaxDecodeRows];             // per channel only
+  typename Simd::Fixed fixed[kTilesPerPage][kMaxDecodeRows];
+  for (int32_t tile = 0; tile < num_tiles; ++tile) {
+    for (int32_t r = 0; r < rows; ++r) fixed[tile][r] = fixed_probabilities(p[tile][r]);
+  }
   for (int32_t g = 0; g < num_groups; ++g) {
+    F32x16 zero[kMaxDecodeRows];
     for (int32_t r = 0; r < rows; ++r) zero[r] = F32x16{};
     for (int32_t tile = 0; tile < num_tiles; ++tile) {
-      std::byte* weights = buffer.weights + (tile * kMaxDecodeRows * num_groups + g) * kWeightBytes;
-      if (per_channel) {
+      std::byte* weights = buffer + (tile * kMaxDecodeRows * num_groups + g) * kWeightBytes;
+      if constexpr (kPerChannel) {
         for (int32_t r = 0; r < rows; ++r) {
           unit[tile][r][0] = factor[r] / kFixedTop;
-          store_value_weights(fixed_probabilities(tile_p(tile, r)), passes,
-                              weights + r * row_stride, unit[tile][r][0]);
+          store_value_weights(fixed[tile][r], passes, weights + r * row_stride, unit[tile][r][0]);
+          probability_sum[tile][r] =
+              factor[r] * Simd::sum_lanes(load(p[tile][r]) + load(p[tile][r] + kVectorFloats));
         }
-        continue;
-      }
-      const Half* scale = halves + layout.scale_index(tile * kTileTokens, g * layout.group_size());
-      const Half* zero_point = scale + layout.zero_point_stride();
-      const int exponent = Simd::largest_exponent(scale, kTileTokens);
-      const auto s = Simd::to_fixed(scale, exponent);
-      const float fold_unit = power_of_two(exponent - 29 + 15) / kFixedTop;
-      const F32x16 z0 = load_half(zero_point), z1 = load_half(zero_point + kVectorFloats);
-      for (int32_t r = 0; r < rows; ++r) {
-        const float* p = tile_p(tile, r);
-        zero[r] += z0 * load(p) + z1 * load(p + kVectorFloats);
-        unit[tile][r][g] = factor[r] * fold_unit;
-        store_value_weights(Simd::multiply(fixed_probabilities(p), s), passes,
-                            weights + r * row_stride, unit[tile][r][g]);
+      } else {
+        const Half* scale = halves + layout.scale_index(tile * kTileTokens, g * group);
+        const Half* zero_point = scale + layout.zero_point_stride();
+        const int exponent = Simd::largest_exponent(scale, kTileTokens);
+        const auto s = Simd::to_fixed(scale, exponent);
+        const float fold_unit = power_of_two(exponent - 29 + 15) / kFixedTop;
+        const F32x16 z0 = load_half(zero_point), z1 = load_half(zero_point + kVectorFloats);
+        for (int32_t r = 0; r < rows; ++r) {
+          zero[r] += z0 * load(p[tile][r]) + z1 * load(p[tile][r] + kVectorFloats);
+          unit[tile][r][g] = factor[r] * fold_unit;
+          store_value_weights(Simd::multiply(fixed[tile][r], s), passes, weights + r * row_stride,
+                              unit[tile][r][g]);
+        }
       }
     }
-    if (per_channel) continue;
-    for (int32_t r = 0; r < rows; ++r) {
-      const F32x16 all = splat(factor[r] * Simd::sum_lanes(zero[r]));
-      float* to = acc + r * padded_dim + g * layout.group_size();
-      for (int32_t c = 0; c < layout.group_size(); c += kVectorFloats)
-        store(to + c, load(to + c) + all);
+    if constexpr (!kPerChannel) {
+      for (int32_t r = 0; r < rows; ++r) {
+        const F32x16 all = splat(factor[r] * Simd::sum_lanes(zero[r]));
+        float* to = acc + r * padded_dim + g * group;
+        for (int32_t c = 0; c < group; c += kVectorFloats) store(to + c, load(to + c) + all);
+      }
     }
   }
 
   for (int32_t tile = 0; tile < num_tiles; ++tile) {
-    const std::byte* tile_codes = side + layout.codes_offset() + tile * layout.tile_codes_bytes();
-    const std::byte* weights = buffer.weights + tile * kMaxDecodeRows * row_stride;
-    float probability_sum[kMaxDecodeRows];
-    const Half* scale = halves + layout.scale_index(tile * kTileTokens, 0);
-    if (per_channel) {
-      for (int32_t r = 0; r < rows; ++r) {
-        const float* p = tile_p(tile, r);
-        probability_sum[r] = factor[r] * Simd::sum_lanes(load(p) + load(p + kVectorFloats));
-      }
-    }
+    const std::byte* codes = side + layout.codes_offset() + tile * layout.tile_codes_bytes();
     for (int32_t block = 0; block < num_blocks; block += inner) {
-      int32_t group_of[8], group_offset[8];
+      int32_t groups[8];
       for (int32_t i = 0; i < inner; ++i) {
-        group_of[i] = per_channel ? 0 : (block + i) * kLanes / layout.group_size();
-        group_offset[i] = group_of[i] * kWeightBytes;
+        groups[i] = kPerChannel ? 0 : (block + i) * kLanes / group;
       }
-      float sums[kRowsTogether * 8 * kVectorFloats];
-      for (int32_t r0 = 0, now; r0 < rows; r0 += now) {
-        now = rows_now(rows - r0);
-        dots[now - 1](tile_codes + block / inner * column_bytes, weights + r0 * row_stride,
-                      row_stride, group_offset, sums);
-        for (int32_t r = 0; r < now; ++r) {
-          for (int32_t i = 0; i < inner; ++i) {
-            const int32_t c = (block + i) * kLanes;
-            float* to = acc + (r0 + r) * padded_dim + c;
-            const F32x16 sum = load(sums + (r * inner + i) * kVectorFloats) *
-                               splat(unit[tile][r0 + r][group_of[i]]);
-            if (per_channel) {
-              store(to, load(to) + sum * load_half(scale + c) +
-                            splat(probability_sum[r0 + r]) *
-                                load_half(scale + layout.zero_point_stride() + c));
-            } else {
-              store(to, load(to) + sum);
-            }
-          }
-        }
+      for (int32_t r = 0, now; r < rows; r += now) {
+        now = rows_now(rows - r);
+        dots[now - 1](codes, groups,
+                      {buffer + tile * kMaxDecodeRows * row_stride + r * row_stride, row_stride,
+                       unit[tile][r], kMaxHeadDim / kLanes,
+                       halves + layout.scale_index(tile * kTileTokens, block * kLanes),
+                       layout.zero_point_stride(), probability_sum[tile] + r,
+                       acc + r * padded_dim + block * kLanes, padded_dim});
       }
+      codes += column_bytes;
     }
   }
+}
+
+void add_packed(const SideLayout& layout, const std::byte* side, int32_t count, const float* p,
+                const float* factor, int32_t rows, DecodeDots precision, const DecodeBuffer& buffer,
+                float* acc, int32_t padded_dim) noexcept {
+  const auto add =
+      layout.axis() == QuantAxis::kPerChannel ? add_packed_axis<true> : add_packed_axis<false>;
+  add(layout, side, count, p, factor, rows, passes_of(precision), buffer.weights, acc, padded_dim);
 }
 
 template <bool kIsF32, int kRows, int kColumns>

@@ -88,12 +88,16 @@ struct Simd {
     }
   }
 
+  // base + unit * sum
   template <int kPasses>
-  static LOWKEY_INLINE F32x16 total(const Sum<kPasses>& sum) {
-    const auto high = reinterpret_cast<F32x16>(_mm512_cvtepi32_ps(sum.part[0]));
-    if constexpr (kPasses == 1) return high;
-    return high * splat(256.0f) +
-           reinterpret_cast<F32x16>(_mm512_cvtepi32_ps(sum.part[kPasses - 1]));
+  static LOWKEY_INLINE F32x16 scaled(const Sum<kPasses>& sum, float unit, F32x16 base) {
+    const auto first = reinterpret_cast<F32x16>(_mm512_cvtepi32_ps(sum.part[0]));
+    if constexpr (kPasses == 1) {
+      return first * splat(unit) + base;
+    } else {
+      const auto second = reinterpret_cast<F32x16>(_mm512_cvtepi32_ps(sum.part[1]));
+      return first * splat(256.0f * unit) + (second * splat(unit) + base);
+    }
   }
 
   // --- 32 fixed-point numbers
@@ -201,28 +205,49 @@ struct Simd {
     return _mm512_reduce_max_ps(reinterpret_cast<__m512>(x));
   }
 
-  // Lane i of the result: the sum of all lanes of x[i].
-  static LOWKEY_INLINE F32x16 sum_each(const F32x16* x) {
-    __m512 quarter[4];
-    for (int i = 0; i < 4; ++i) {
-      const auto v0 = reinterpret_cast<__m512>(x[4 * i]);
-      const auto v1 = reinterpret_cast<__m512>(x[4 * i + 1]);
-      const auto v2 = reinterpret_cast<__m512>(x[4 * i + 2]);
-      const auto v3 = reinterpret_cast<__m512>(x[4 * i + 3]);
-      const __m512d a =
-          _mm512_castps_pd(_mm512_add_ps(_mm512_unpacklo_ps(v0, v1), _mm512_unpackhi_ps(v0, v1)));
-      const __m512d b =
-          _mm512_castps_pd(_mm512_add_ps(_mm512_unpacklo_ps(v2, v3), _mm512_unpackhi_ps(v2, v3)));
-      quarter[i] = _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(a, b)),
-                                 _mm512_castpd_ps(_mm512_unpackhi_pd(a, b)));
-    }
-    // quarter[i]: each 128 bits hold partial sums of x[4i..4i+3].
-    const __m512 a = _mm512_add_ps(_mm512_shuffle_f32x4(quarter[0], quarter[1], 0x88),
-                                   _mm512_shuffle_f32x4(quarter[0], quarter[1], 0xdd));
-    const __m512 b = _mm512_add_ps(_mm512_shuffle_f32x4(quarter[2], quarter[3], 0x88),
-                                   _mm512_shuffle_f32x4(quarter[2], quarter[3], 0xdd));
+  // exp(x) for x <= 0: 2^n 2^f with a polynomial of degree 6 (Cephes exp2f) for f in [-1/2, 1/2].
+  // Relative error below 2e-7 + |x| 2^-23; -infinity gives 0.
+  static LOWKEY_INLINE F32x16 exp(F32x16 x) {
+    const __m512 t = _mm512_max_ps(reinterpret_cast<__m512>(x * splat(1.44269504088896341f)),
+                                   _mm512_set1_ps(-150.0f));
+    const __m512 n = _mm512_roundscale_ps(t, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    const auto f = reinterpret_cast<F32x16>(_mm512_sub_ps(t, n));
+    F32x16 p = splat(1.535336188319500e-4f);
+    p = p * f + splat(1.339887440266574e-3f);
+    p = p * f + splat(9.618437357674640e-3f);
+    p = p * f + splat(5.550332471162809e-2f);
+    p = p * f + splat(2.402264791363012e-1f);
+    p = p * f + splat(6.931472028550421e-1f);
+    p = p * f + splat(1.0f);
+    return reinterpret_cast<F32x16>(_mm512_scalef_ps(reinterpret_cast<__m512>(p), n));
+  }
+
+  // Four vectors to one that holds four partial sums of each: 128-bit lane l has those of lane l.
+  using Quarter = __m512;
+  static LOWKEY_INLINE Quarter quarter_sums(const F32x16* x) {
+    const auto v0 = reinterpret_cast<__m512>(x[0]), v1 = reinterpret_cast<__m512>(x[1]);
+    const auto v2 = reinterpret_cast<__m512>(x[2]), v3 = reinterpret_cast<__m512>(x[3]);
+    const __m512d a =
+        _mm512_castps_pd(_mm512_add_ps(_mm512_unpacklo_ps(v0, v1), _mm512_unpackhi_ps(v0, v1)));
+    const __m512d b =
+        _mm512_castps_pd(_mm512_add_ps(_mm512_unpacklo_ps(v2, v3), _mm512_unpackhi_ps(v2, v3)));
+    return _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(a, b)),
+                         _mm512_castpd_ps(_mm512_unpackhi_pd(a, b)));
+  }
+  // The sums of sixteen vectors from their quarters.
+  static LOWKEY_INLINE F32x16 sum_quarters(const Quarter* q) {
+    const __m512 a = _mm512_add_ps(_mm512_shuffle_f32x4(q[0], q[1], 0x88),
+                                   _mm512_shuffle_f32x4(q[0], q[1], 0xdd));
+    const __m512 b = _mm512_add_ps(_mm512_shuffle_f32x4(q[2], q[3], 0x88),
+                                   _mm512_shuffle_f32x4(q[2], q[3], 0xdd));
     return reinterpret_cast<F32x16>(
         _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x88), _mm512_shuffle_f32x4(a, b, 0xdd)));
+  }
+  // Lane i of the result: the sum of all lanes of x[i].
+  static LOWKEY_INLINE F32x16 sum_each(const F32x16* x) {
+    Quarter quarter[4];
+    for (int i = 0; i < 4; ++i) quarter[i] = quarter_sums(x + 4 * i);
+    return sum_quarters(quarter);
   }
 };
 

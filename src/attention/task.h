@@ -19,6 +19,7 @@ struct AttendTask {
   int64_t first_unit = 0, last_unit = 0;
   bool decode = false;
   int64_t partial = -1;  // slot of the run's partial result; -1: the task writes `out` itself
+  bool bf16 = false;     // prefill_bf16.h's
 };
 
 inline int64_t prefix_tokens(const LayerView& view) {
