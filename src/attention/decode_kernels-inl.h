@@ -69,6 +69,22 @@ struct PerTokenScores {
   }
 };
 
+// Fields of the same place in a byte share sums, where there are registers for a sum per place:
+// that saves shifting codes, and gives few rows enough independent sums.
+template <int kBits>
+constexpr int places_of() {
+  return kBits == 8 ? 1 : kBits == 3 ? 2 : fields_of(kBits);
+}
+template <int kBits>
+constexpr int place_of(int field) {
+  return kBits == 8 ? 0 : kBits == 3 ? (field < 6 ? field % 2 : 0) : field;
+}
+template <int kBits>
+constexpr int places_together(int rows, int halves, int passes) {
+  const int sums = rows * halves * passes * Simd::kRegistersPerSum;
+  return sums * places_of<kBits>() <= Simd::kSumRegisters ? places_of<kBits>() : 1;
+}
+
 // Sums over channel quads of codes times weights, for one tile of keys and kRows rows.
 // codes: the tile's first granule of the columns wanted; weights: 8 bytes per quad.
 template <int kBits, int kInner, int kRows, int kPasses, typename Put>
@@ -77,12 +93,16 @@ LOWKEY_NOINLINE void dot_keys(const std::byte* codes, int32_t columns, const std
   constexpr int kFields = fields_of(kBits), kBytes = granule_bytes_of(kBits);
   constexpr int kOuter = kFields / kInner;  // halves that share a granule
   constexpr int kHalves = Simd::kHalvesTogether;
+  constexpr int kPlaces = places_together<kBits>(kRows, kHalves, kPasses);
   for (int h0 = 0; h0 < 2; h0 += kHalves) {
-    typename Simd::template Sum<kPasses> sum[kRows][kHalves];
+    typename Simd::template Sum<kPasses> sum[kPlaces][kRows][kHalves];
 #pragma GCC unroll 8
-    for (int r = 0; r < kRows; ++r) {
+    for (int p = 0; p < kPlaces; ++p) {
+#pragma GCC unroll 8
+      for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 2
-      for (int h = 0; h < kHalves; ++h) sum[r][h] = Simd::zero<kPasses>();
+        for (int h = 0; h < kHalves; ++h) sum[p][r][h] = Simd::zero<kPasses>();
+      }
     }
     const std::byte* column_weights = weights;
 #pragma GCC unroll 1
@@ -97,13 +117,17 @@ LOWKEY_NOINLINE void dot_keys(const std::byte* codes, int32_t columns, const std
         typename Simd::Codes c[kHalves];
 #pragma GCC unroll 2
         for (int h = 0; h < kHalves; ++h) {
-          c[h] = Simd::codes<kBits>(granule[h], kOuter == 1 ? i : (h0 + h) * kInner + i);
+          const int field = kOuter == 1 ? i : (h0 + h) * kInner + i;
+          c[h] = kPlaces == 1 ? Simd::codes<kBits>(granule[h], field)
+                              : Simd::codes_in_place<kBits>(granule[h], field);
         }
 #pragma GCC unroll 8
         for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 2
           for (int h = 0; h < kHalves; ++h) {
-            Simd::dot<kPasses>(sum[r][h], c[h], column_weights + r * row_stride + i * 8);
+            const int field = kOuter == 1 ? i : (h0 + h) * kInner + i;
+            const int p = kPlaces == 1 ? 0 : place_of<kBits>(field);
+            Simd::dot<kPasses>(sum[p][r][h], c[h], column_weights + r * row_stride + i * 8);
           }
         }
       }
@@ -112,7 +136,16 @@ LOWKEY_NOINLINE void dot_keys(const std::byte* codes, int32_t columns, const std
 #pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 2
-      for (int h = 0; h < kHalves; ++h) put.template put<kPasses>(r, h0 + h, sum[r][h]);
+      for (int h = 0; h < kHalves; ++h) {
+        if constexpr (kPlaces > 1) {
+          constexpr int kShift = Simd::shift_in_place<kBits>(1);  // of the second place
+#pragma GCC unroll 8
+          for (int p = 1; p < kPlaces; ++p) {
+            Simd::add_shifted<kPasses>(sum[0][r][h], sum[p][r][h], p * kShift);
+          }
+        }
+        put.template put<kPasses>(r, h0 + h, sum[0][r][h]);
+      }
     }
   }
 }
@@ -120,7 +153,9 @@ LOWKEY_NOINLINE void dot_keys(const std::byte* codes, int32_t columns, const std
 // Blocks of channels whose sums fit the registers beside each other.
 constexpr int blocks_together(int inner, int rows, int passes) {
   int blocks = inner;
-  while (blocks > 1 && blocks * rows * passes > Simd::kSumRegisters) blocks /= 2;
+  while (blocks > 1 && blocks * rows * passes * Simd::kRegistersPerSum > Simd::kSumRegisters) {
+    blocks /= 2;
+  }
   return blocks;
 }
 
@@ -162,7 +197,9 @@ LOWKEY_NOINLINE void dot_values(const std::byte* codes, const int32_t* groups,
       for (int o = 0; o < kOuter; ++o) {
 #pragma GCC unroll 8
         for (int b = 0; b < kBlocks; ++b) {
-          const auto c = Simd::codes<kBits>(granule, o * kInner + b0 + b);
+          // A block has one place, whose power of two goes into the unit.
+          const auto c = kOuter == 1 ? Simd::codes_in_place<kBits>(granule, b0 + b)
+                                     : Simd::codes<kBits>(granule, o * kInner + b0 + b);
 #pragma GCC unroll 8
           for (int r = 0; r < kRows; ++r) {
             Simd::dot<kPasses>(sum[r][b], c, weights[b] + r * to.row_stride + (u * kOuter + o) * 8);
@@ -176,7 +213,9 @@ LOWKEY_NOINLINE void dot_values(const std::byte* codes, const int32_t* groups,
       for (int r = 0; r < kRows; ++r) {
         const int32_t c = (b0 + b) * kLanes;
         float* acc = to.acc + r * to.padded_dim + c;
-        const float unit = to.unit[r * to.unit_stride + groups[b0 + b]];
+        const int shift = kOuter == 1 ? Simd::shift_in_place<kBits>(b0 + b) : 0;
+        const float unit =
+            to.unit[r * to.unit_stride + groups[b0 + b]] * (1.0f / static_cast<float>(1 << shift));
         if constexpr (kPerChannel) {
           const F32x16 total = Simd::scaled<kPasses>(sum[r][b], unit, F32x16{});
           store(acc, load(acc) + total * load_half(to.scale + c) +
@@ -397,8 +436,8 @@ void score_per_token(const SideLayout& layout, const std::byte* side, int32_t nu
   }
   for (int32_t tile = 0; tile < num_tiles; ++tile) {
     const std::byte* codes = side + layout.codes_offset() + tile * layout.tile_codes_bytes();
-    for (int32_t g = 0; g < num_groups; ++g) {
-      const Half* scale = halves + layout.scale_index(tile * kTileTokens, g * group);
+    const Half* scale = halves + layout.scale_index(tile * kTileTokens, 0);
+    for (int32_t g = 0; g < num_groups; ++g, scale += kTileTokens) {
       for (int32_t r = 0, now; r < rows; r += now) {
         now = rows_now(rows - r);
         // Eight bytes of weights per four channels.
@@ -627,7 +666,8 @@ void add_packed_axis(const SideLayout& layout, const std::byte* side, int32_t co
               factor[r] * Simd::sum_lanes(load(p[tile][r]) + load(p[tile][r] + kVectorFloats));
         }
       } else {
-        const Half* scale = halves + layout.scale_index(tile * kTileTokens, g * group);
+        // A tile: scales of its groups, 32 tokens each, then zero points.
+        const Half* scale = halves + tile * 2 * layout.zero_point_stride() + g * kTileTokens;
         const Half* zero_point = scale + layout.zero_point_stride();
         const int exponent = Simd::largest_exponent(scale, kTileTokens);
         const auto s = Simd::to_fixed(scale, exponent);
@@ -650,19 +690,21 @@ void add_packed_axis(const SideLayout& layout, const std::byte* side, int32_t co
     }
   }
 
+  int32_t group_of[kMaxHeadDim / kLanes] = {};
+  if constexpr (!kPerChannel) {
+    for (int32_t g = 0, block = 0; g < num_groups; ++g) {
+      for (int32_t c = 0; c < group; c += kLanes) group_of[block++] = g;
+    }
+  }
   for (int32_t tile = 0; tile < num_tiles; ++tile) {
     const std::byte* codes = side + layout.codes_offset() + tile * layout.tile_codes_bytes();
+    const Half* scale = halves + (kPerChannel ? layout.scale_index(tile * kTileTokens, 0) : 0);
     for (int32_t block = 0; block < num_blocks; block += inner) {
-      int32_t groups[8];
-      for (int32_t i = 0; i < inner; ++i) {
-        groups[i] = kPerChannel ? 0 : (block + i) * kLanes / group;
-      }
       for (int32_t r = 0, now; r < rows; r += now) {
         now = rows_now(rows - r);
-        dots[now - 1](codes, groups,
+        dots[now - 1](codes, group_of + block,
                       {buffer + tile * kMaxDecodeRows * row_stride + r * row_stride, row_stride,
-                       unit[tile][r], kMaxHeadDim / kLanes,
-                       halves + layout.scale_index(tile * kTileTokens, block * kLanes),
+                       unit[tile][r], kMaxHeadDim / kLanes, scale + block * kLanes,
                        layout.zero_point_stride(), probability_sum[tile] + r,
                        acc + r * padded_dim + block * kLanes, padded_dim});
       }

@@ -16,6 +16,7 @@ namespace {
 struct Simd {
   // Registers that dot products may keep sums in (of 32; the rest hold codes, masks, weights).
   static constexpr int kSumRegisters = 20;
+  static constexpr int kRegistersPerSum = 1;  // and pass
   static constexpr int kValueRegisters = 16;  // of them for sums of rows of floats
   static constexpr int kHalvesTogether = 2;   // halves of a K tile whose codes share a broadcast
   static constexpr bool kOnePass = true;      // bytes: dropping the low ones halves the work
@@ -64,6 +65,19 @@ struct Simd {
     return reinterpret_cast<__m512i>(x);
   }
 
+  // The same, still where they are in their byte: codes << shift_in_place(field). Saves the shift
+  // where the power of two can go elsewhere.
+  template <int kBits>
+  static constexpr int shift_in_place(int field) {
+    return kBits == 8 ? 0 : kBits == 3 ? (field < 6 ? field % 2 * 3 : 0) : field * kBits;
+  }
+  template <int kBits>
+  static LOWKEY_INLINE Codes codes_in_place(const Granule<kBits>& g, int field) {
+    if (kBits == 8 || (kBits == 3 && field >= 6)) return codes<kBits>(g, field);
+    const U16x32 x = g.part[kBits == 3 ? field / 2 : 0];
+    return reinterpret_cast<__m512i>(x & bytes(((1 << kBits) - 1) << shift_in_place<kBits>(field)));
+  }
+
   // --- sums of codes times weights
 
   template <int kPasses>
@@ -85,6 +99,15 @@ struct Simd {
       int32_t four;
       __builtin_memcpy(&four, weights + 4 * i, 4);
       sum.part[i] = _mm512_dpbusd_epi32(sum.part[i], c, _mm512_set1_epi32(four));
+    }
+  }
+
+  // Sums of codes in place, as of codes: every product has the power of two as a factor.
+  template <int kPasses>
+  static LOWKEY_INLINE void add_shifted(Sum<kPasses>& sum, const Sum<kPasses>& x, int shift) {
+    for (int i = 0; i < kPasses; ++i) {
+      sum.part[i] = _mm512_add_epi32(
+          sum.part[i], reinterpret_cast<__m512i>(reinterpret_cast<I32x16>(x.part[i]) >> shift));
     }
   }
 
