@@ -11,7 +11,7 @@ CacheAttention::CacheAttention(const ModelConfig& config, ThreadPool& pool)
       pool_(pool) {}
 
 void CacheAttention::run(int32_t layer, std::span<const StepItem> items, const float* q,
-                         const float* k, const float* v, float* out) {
+                         const float* k, const float* v, float* out, AttendPrecision precision) {
   if (stages_.size() < items.size()) stages_.resize(items.size());
   attend_items_.clear();
   for (size_t i = 0; i < items.size(); ++i) {
@@ -24,7 +24,11 @@ void CacheAttention::run(int32_t layer, std::span<const StepItem> items, const f
     v += rows * num_kv_heads_ * head_dim_;
   }
   const float scale = 1.0f / std::sqrt(static_cast<float>(head_dim_));
-  attend({attend_items_, num_qo_heads_, scale}, pool_, workspace_);
+  attend({.items = attend_items_,
+          .num_qo_heads = num_qo_heads_,
+          .scale = scale,
+          .precision = precision},
+         pool_, workspace_);
   for (size_t i = 0; i < items.size(); ++i) items[i].sequence->commit(layer, stages_[i]);
 }
 

@@ -21,7 +21,7 @@ class CacheAttention {
   // head_dim]; q and k after RoPE. Throws Error as KvSequence::append; then the sequences of the
   // step have layers of different lengths and must be given up.
   void run(int32_t layer, std::span<const StepItem> items, const float* q, const float* k,
-           const float* v, float* out);
+           const float* v, float* out, AttendPrecision precision = AttendPrecision::kF32);
 
  private:
   const int32_t num_qo_heads_;

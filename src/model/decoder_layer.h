@@ -1,27 +1,58 @@
 #pragma once
 // The Llama architecture, written once over the operations of ops.h. Torch-free.
+#include <array>
+#include <concepts>
 #include <cstdint>
 #include <span>
 #include <utility>
+#include <vector>
 
 #include "model/ops.h"
 #include "model/weights.h"
 
 namespace lowkey {
 
+// Some implementations do several operations in one pass over memory (FusedOps in ops.h); the
+// others do what that means.
+template <LayerOps Ops, std::same_as<Linear>... Linears>
+std::array<typename Ops::Value, sizeof...(Linears)> linears_of_norm(Ops& ops,
+                                                                    const typename Ops::Value& x,
+                                                                    const std::vector<float>& norm,
+                                                                    const Linears&... weights) {
+  if constexpr (FusedOps<Ops>) {
+    return ops.linears_of_norm(x, norm, weights...);
+  } else {
+    return ops.linears(ops.rms_norm(x, norm), weights...);
+  }
+}
+
+template <LayerOps Ops>
+typename Ops::Value add_linear(Ops& ops, typename Ops::Value x, const typename Ops::Value& y,
+                               const Linear& linear) {
+  if constexpr (FusedOps<Ops>) {
+    return ops.add_linear(std::move(x), y, linear);
+  } else {
+    return ops.add(std::move(x), ops.linear(y, linear));
+  }
+}
+
 template <LayerOps Ops>
 typename Ops::Value attention_block(Ops& ops, const ModelConfig& config, const LayerWeights& w,
                                     int32_t layer, typename Ops::Value x) {
-  auto [q, k, v] = ops.linears(ops.rms_norm(x, w.attn_norm), w.q, w.k, w.v);
+  auto [q, k, v] = linears_of_norm(ops, x, w.attn_norm, w.q, w.k, w.v);
   q = ops.rope(std::move(q), config.num_qo_heads);
   k = ops.rope(std::move(k), config.num_kv_heads);
-  return ops.add(std::move(x), ops.linear(ops.attend(layer, q, k, v), w.o));
+  return add_linear(ops, std::move(x), ops.attend(layer, q, k, v), w.o);
 }
 
 template <LayerOps Ops>
 typename Ops::Value mlp_block(Ops& ops, const LayerWeights& w, typename Ops::Value x) {
-  auto [gate, up] = ops.linears(ops.rms_norm(x, w.mlp_norm), w.gate, w.up);
-  return ops.add(std::move(x), ops.linear(ops.silu_mul(std::move(gate), up), w.down));
+  if constexpr (FusedOps<Ops>) {
+    return ops.add_gated_mlp(std::move(x), w.mlp_norm, w.gate, w.up, w.down);
+  } else {
+    auto [gate, up] = ops.linears(ops.rms_norm(x, w.mlp_norm), w.gate, w.up);
+    return ops.add(std::move(x), ops.linear(ops.silu_mul(std::move(gate), up), w.down));
+  }
 }
 
 // Token ids -> hidden states after the final norm, of the wanted rows only (ascending; may be

@@ -5,6 +5,7 @@
 #include <c10/core/InferenceMode.h>
 
 #include <algorithm>
+#include <optional>
 #include <string_view>
 
 #include "core/error.h"
@@ -12,6 +13,7 @@
 #include "model/cache_attention.h"
 #include "model/decoder_layer.h"
 #include "model/native_ops.h"
+#include "model/prefill_ops.h"
 #include "model/rope.h"
 
 namespace lowkey {
@@ -30,11 +32,6 @@ void translate_errors(const Work& work) {
   }
 }
 
-bool use_native(int64_t rows, Backend backend) {
-  LOWKEY_CHECK(backend != Backend::kNative || rows <= kNativeRows, "{} rows natively", rows);
-  return backend == Backend::kNative || (backend == Backend::kAuto && rows <= kNativeRows);
-}
-
 }  // namespace
 
 struct Model::Impl {
@@ -43,13 +40,24 @@ struct Model::Impl {
         rope(weights.config.rope),
         attention(weights.config, pool),
         native(weights.config, kNativeRows, pool, attention),
-        aten(weights.config, pool, attention) {}
+        aten(weights.config, pool, attention) {
+    if (PrefillOps::suits(weights)) prefill.emplace(weights, pool, attention);
+  }
+
+  Backend backend_for(int64_t rows, Backend wanted) const {
+    LOWKEY_CHECK(wanted != Backend::kNative || rows <= kNativeRows, "{} rows natively", rows);
+    LOWKEY_CHECK(wanted != Backend::kPrefill || prefill, "prefill in bf16 does not suit");
+    if (wanted != Backend::kAuto) return wanted;
+    if (rows <= kNativeRows) return Backend::kNative;
+    return prefill ? Backend::kPrefill : Backend::kAten;
+  }
 
   ModelWeights weights;
   RopeFrequencies rope;
   StepRows step;
   CacheAttention attention;
   NativeOps native;
+  std::optional<PrefillOps> prefill;
   AtenOps aten;
 };
 
@@ -72,6 +80,10 @@ const ModelWeights& Model::weights() const {
   return impl_->weights;
 }
 
+int64_t Model::prefill_bytes() const {
+  return impl_->prefill ? impl_->prefill->packed_bytes() : 0;
+}
+
 void Model::forward(std::span<const StepItem> items, float* hidden, Backend backend) {
   Impl& m = *impl_;
   m.step.assign(items, m.weights.config, m.rope);
@@ -80,11 +92,15 @@ void Model::forward(std::span<const StepItem> items, float* hidden, Backend back
   const auto wanted = m.step.wanted_rows();
   LOWKEY_CHECK(hidden != nullptr || wanted.empty(), "{} rows wanted, but nowhere to put them",
                wanted.size());
-  if (use_native(m.step.num_rows(), backend)) {
-    m.native.begin(m.step);
-    const NativeOps::Value rows = transformer(m.native, m.weights, tokens, wanted);
+  const auto run_on = [&](auto& ops) {
+    ops.begin(m.step);
+    const auto rows = transformer(ops, m.weights, tokens, wanted);
     std::copy_n(rows.data(), rows.count(), hidden);
-    return;
+  };
+  switch (m.backend_for(m.step.num_rows(), backend)) {
+    case Backend::kNative: return run_on(m.native);
+    case Backend::kPrefill: return run_on(*m.prefill);
+    default: break;
   }
   translate_errors([&] {
     const c10::InferenceMode inference;
@@ -96,7 +112,7 @@ void Model::forward(std::span<const StepItem> items, float* hidden, Backend back
 
 void Model::logits(const float* hidden, int64_t rows, float* out, Backend backend) {
   Impl& m = *impl_;
-  if (use_native(rows, backend)) {
+  if (m.backend_for(rows, backend) == Backend::kNative) {
     m.native.logits(m.weights.head(), hidden, rows, out);
     return;
   }

@@ -1,7 +1,7 @@
 #pragma once
-// A Llama-architecture model that computes on packed caches. Prefill runs on libtorch, decode steps
-// of few rows on our own kernels; which one ran shows in the speed only, up to rounding. Torch-free
-// header.
+// A Llama-architecture model that computes on packed caches. Decode steps of few rows and, where
+// the machine multiplies bf16 and the weights are no f32, prompts run on our own kernels, the rest
+// on libtorch; which one ran shows in the speed only, up to rounding. Torch-free header.
 //
 // Belongs to one thread at a time, with the pool it was given: never two models at work on one pool
 // at once.
@@ -24,7 +24,7 @@ namespace lowkey {
 inline constexpr int64_t kNativeRows = 8;
 
 // Which implementation a step runs on: for tests and benches that compare them.
-enum class Backend : uint8_t { kAuto, kNative, kAten };
+enum class Backend : uint8_t { kAuto, kNative, kPrefill, kAten };
 
 class Model {
  public:
@@ -40,6 +40,7 @@ class Model {
 
   const ModelConfig& config() const;
   const ModelWeights& weights() const;
+  int64_t prefill_bytes() const;  // copies of the weights in the form prompts are computed with
 
   // Runs the items' tokens through all layers and stores their K and V. The hidden states after the
   // final norm of the rows that were wanted go to `hidden` [wanted rows, hidden_size], items in

@@ -4,7 +4,8 @@
 // may reuse its memory; the others leave it alone. Torch-free.
 //
 //   NativeOps  decode of few rows: no torch, no allocation      native_ops.h
-//   AtenOps    prefill; differentiable but for attend           aten_ops.h
+//   PrefillOps prompts in bf16, where the machine has it        prefill_ops.h
+//   AtenOps    everything else; differentiable but for attend   aten_ops.h
 //
 // Another way of computing (training on exact K and V, probing) is another implementation, or one
 // that wraps an implementation and looks at what passes.
@@ -42,6 +43,24 @@ concept LayerOps = requires(Ops ops, typename Ops::Value x, const typename Ops::
   { ops.add(std::move(x), y) } -> std::same_as<typename Ops::Value>;
   // Some of the rows, in ascending order.
   { ops.select_rows(std::move(x), rows) } -> std::same_as<typename Ops::Value>;
+};
+
+// What an implementation may offer besides, all three together: sequences of operations whose
+// intermediate rows never reach memory as floats.
+template <typename Ops>
+concept FusedOps = LayerOps<Ops> &&
+    requires(Ops ops, typename Ops::Value x, const typename Ops::Value& y, const Linear& linear,
+             const std::vector<float>& weight) {
+  // linears(rms_norm(y, weight), ...).
+  {
+    ops.linears_of_norm(y, weight, linear, linear)
+    } -> std::same_as<std::array<typename Ops::Value, 2>>;
+  // x + linear(y).
+  { ops.add_linear(std::move(x), y, linear) } -> std::same_as<typename Ops::Value>;
+  // x + down(silu(gate(n)) * up(n)), with n = rms_norm(x, weight).
+  {
+    ops.add_gated_mlp(std::move(x), weight, linear, linear, linear)
+    } -> std::same_as<typename Ops::Value>;
 };
 
 }  // namespace lowkey

@@ -7,6 +7,7 @@
 #include <optional>
 #include <vector>
 
+#include "attention/harness.h"
 #include "core/error.h"
 #include "core/rng.h"
 #include "quant/affine.h"
@@ -15,82 +16,11 @@
 namespace lowkey {
 namespace {
 
-struct Case {
-  const char* recipe;
-  int32_t head_dim;
-  int32_t num_kv_heads;
-  int32_t group;  // query heads per KV head
-};
-
-std::vector<float> random_floats(SplitMix64& rng, int64_t count, double spread) {
-  std::vector<float> x(static_cast<size_t>(count));
-  for (float& value : x) value = static_cast<float>((rng.uniform() - 0.5) * spread);
-  return x;
-}
-
-// One layer fed with random tokens; queries of every step are answered by the reference and by each
-// instruction set.
-class Harness {
- public:
-  explicit Harness(const Case& c, uint64_t seed = 5)
-      : case_(c),
-        recipe_(resolve_recipe(parse_recipe(c.recipe), {1, c.num_kv_heads, c.head_dim})),
-        cache_(recipe_),
-        sequence_(cache_.new_sequence()),
-        rng_(seed) {}
-
-  // Appends n tokens and returns the queries' answers by `attend_with`.
-  template <typename AttendWith>
-  void step(int64_t n, AttendWith attend_with) {
-    const int64_t kv_width = int64_t{case_.num_kv_heads} * case_.head_dim;
-    std::vector<float> k = random_floats(rng_, n * kv_width, 4.0);
-    std::vector<float> v = random_floats(rng_, n * kv_width, 2.0);
-    for (int64_t t = 0; t < n; ++t)
-      k[static_cast<size_t>(t * kv_width)] *= 8;  // an outlier channel
-    const std::vector<float> q = random_floats(rng_, n * kv_width * case_.group, 2.0);
-    keys_.insert(keys_.end(), k.begin(), k.end());
-    values_.insert(values_.end(), v.begin(), v.end());
-    const LayerView& view = sequence_.append(0, k.data(), v.data(), n, stage_);
-    attend_with(view, q);
-    sequence_.commit(0, stage_);
-  }
-
-  AttendArgs args(const AttendItem& item) const {
-    return {{&item, 1},
-            case_.num_kv_heads * case_.group,
-            1.0f / std::sqrt(static_cast<float>(case_.head_dim))};
-  }
-  const ResolvedRecipe& recipe() const { return recipe_; }
-  const std::vector<float>& keys() const { return keys_; }
-  const std::vector<float>& values() const { return values_; }
-  int64_t length() const { return sequence_.length(); }
-
- private:
-  Case case_;
-  ResolvedRecipe recipe_;
-  KvCache cache_;
-  KvSequence sequence_;
-  AppendStage stage_;
-  SplitMix64 rng_;
-  std::vector<float> keys_, values_;
-};
-
-std::vector<Isa> isas() {
-  std::vector<Isa> all;
-  for (Isa isa : {Isa::kScalar, Isa::kAvx2, Isa::kAvx512}) {
-    if (isa_available(isa)) all.push_back(isa);
-  }
-  return all;
-}
-
-double largest_difference(const std::vector<float>& a, const std::vector<float>& b) {
-  double largest = 0;
-  for (size_t i = 0; i < a.size(); ++i) {
-    if (!std::isfinite(a[i])) return INFINITY;
-    largest = std::max(largest, std::abs(static_cast<double>(a[i]) - b[i]));
-  }
-  return largest;
-}
+using test::Case;
+using test::Harness;
+using test::isas;
+using test::largest_difference;
+using test::random_floats;
 
 // Scores reach |s| = 60 here; an f32 dot product of 256 terms is off by about 256 * 2^-24 * 60 <
 // 1e-3 at the very worst, typically 1e-5, and a probability by that much relatively; |v| <= 1.

@@ -1,0 +1,108 @@
+#pragma once
+// The operations of ops.h for the many rows of a prompt, in bf16: products on gemm(), attention in
+// bf16 too (AttendPrecision), sums, norms and what lies between in f32. Torch-free; belongs to one
+// thread. For machines with AVX512_BF16 and weights that are no 32-bit floats; AtenOps does the
+// rest and is what tests compare this with.
+#include <array>
+#include <concepts>
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
+#include "core/half.h"
+#include "core/threads.h"
+#include "linear/gemm.h"
+#include "linear/packed_matrix.h"
+#include "model/cache_attention.h"
+#include "model/native_ops.h"
+#include "model/ops.h"
+#include "model/step.h"
+#include "model/weights.h"
+
+namespace lowkey {
+
+class PrefillOps {
+ public:
+  using Value = RowBuffers::Rows;
+
+  // Whether this machine can, and whether rounding to bf16 is what these weights ask for: f32
+  // weights are kept that way by those who want f32 results.
+  static bool suits(const ModelWeights& weights);
+
+  // Packs the linears of `weights`, which must stay where they are as long as this. Requires
+  // suits(weights).
+  PrefillOps(const ModelWeights& weights, ThreadPool& pool, CacheAttention& attention);
+
+  int64_t packed_bytes() const;  // memory of the packed copies
+
+  // Before each step: where its rows belong. `step` must outlive the step. No Value may be left.
+  void begin(const StepRows& step);
+
+  Value embed(const WeightMatrix& table, std::span<const int32_t> tokens);
+  Value linear(const Value& x, const Linear& linear) { return std::move(linears(x, linear)[0]); }
+  template <std::same_as<Linear>... Linears>
+  std::array<Value, sizeof...(Linears)> linears(const Value& x, const Linears&... weights) {
+    round(x);
+    return products(weights...);
+  }
+  Value rms_norm(const Value& x, const std::vector<float>& weight);
+  Value rope(Value x, int32_t num_heads);
+  Value attend(int32_t layer, const Value& q, const Value& k, const Value& v);
+  Value silu_mul(Value gate, const Value& up);
+  Value add(Value x, const Value& y);
+  Value select_rows(Value x, std::span<const int64_t> rows);
+
+  template <std::same_as<Linear>... Linears>
+  std::array<Value, sizeof...(Linears)> linears_of_norm(const Value& x,
+                                                        const std::vector<float>& norm,
+                                                        const Linears&... weights) {
+    round_norm(x, norm);
+    return products(weights...);
+  }
+  Value add_linear(Value x, const Value& y, const Linear& linear);
+  Value add_gated_mlp(Value x, const std::vector<float>& norm, const Linear& gate, const Linear& up,
+                      const Linear& down);
+
+ private:
+  // Fill input_, the bf16 rows that the next products read.
+  void round(const Value& x);
+  void round_norm(const Value& x, const std::vector<float>& norm);
+  void size_input(int64_t rows, int64_t cols);
+
+  template <std::same_as<Linear>... Linears>
+  std::array<Value, sizeof...(Linears)> products(const Linears&... weights) {
+    std::array<Value, sizeof...(Linears)> y{
+        buffers_->lend(input_.num_rows, weights.weight.rows())...};
+    size_t i = 0;
+    const std::array outputs{output_for(weights, y[i++])...};
+    gemm(input_, outputs, GemmStore::kReplace, pool_);
+    return y;
+  }
+  GemmOutput output_for(const Linear& linear, const Value& y) const {
+    return {&packed(linear), linear.bias_data(), y.data()};
+  }
+  const PackedMatrix& packed(const Linear& linear) const { return packed_.at(&linear); }
+
+  // work(first row, number of rows, thread), for ranges that cover [0, rows), on all threads.
+  template <typename Work>
+  void by_rows(int64_t rows, const Work& work);
+
+  const float norm_eps_;
+  const int64_t head_dim_;
+  const int64_t widest_;
+  ThreadPool& pool_;
+  CacheAttention& attention_;
+  std::unordered_map<const Linear*, PackedMatrix> packed_;
+
+  std::optional<RowBuffers> buffers_;  // made anew for a step longer than all before
+  int64_t max_rows_ = 0;
+  std::vector<BFloat16> input_data_, gated_data_;
+  Bf16Rows input_;
+  std::vector<std::vector<float>> normed_;  // per thread: one row
+  const StepRows* step_ = nullptr;
+};
+
+}  // namespace lowkey
