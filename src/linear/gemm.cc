@@ -120,17 +120,12 @@ void gated_gemm(const Bf16Rows& x, const GatedGemmOutput& output, ThreadPool& po
   pool.run(num_halves * blocks.count, std::ref(job));
 }
 
-void round_to_bf16(const float* x, int64_t num_rows, int64_t cols, BFloat16* out, int64_t stride,
-                   ThreadPool& pool) {
+void round_to_bf16(const float* x, int64_t num_rows, int64_t cols, BFloat16* out, int64_t stride) {
   const GemmKernels& table = kernels();
-  const RowBlocks blocks(std::max<int64_t>(1, num_rows));
-  const auto job = [&](int64_t index, int) {
-    for (int64_t r = blocks.first(index); r < blocks.first(index) + blocks.rows(index); ++r) {
-      table.round_row(x + r * cols, cols, out + r * stride);
-      std::fill(out + r * stride + cols, out + (r + 1) * stride, BFloat16{});
-    }
-  };
-  if (num_rows > 0) pool.run(blocks.count, std::ref(job));
+  for (int64_t r = 0; r < num_rows; ++r) {
+    table.round_row(x + r * cols, cols, out + r * stride);
+    std::fill(out + r * stride + cols, out + (r + 1) * stride, BFloat16{});
+  }
 }
 
 }  // namespace lowkey

@@ -49,8 +49,7 @@ struct GatedGemmOutput {
 void gated_gemm(const Bf16Rows& x, const GatedGemmOutput& output, ThreadPool& pool);
 
 // [num_rows, cols] floats -> out [num_rows, stride], rounded to nearest even (subnormals to zero)
-// and padded with zeros to the stride.
-void round_to_bf16(const float* x, int64_t num_rows, int64_t cols, BFloat16* out, int64_t stride,
-                   ThreadPool& pool);
+// and padded with zeros to the stride. On the calling thread.
+void round_to_bf16(const float* x, int64_t num_rows, int64_t cols, BFloat16* out, int64_t stride);
 
 }  // namespace lowkey
