@@ -5,6 +5,7 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <exception>
+#include <sstream>
 #include <string>
 
 #include "core/error.h"
@@ -32,6 +33,13 @@ constexpr const char* kEvalExamples = R"(Examples:
   lowkey eval model.gguf --kv 8 --kv kivi-4 --kv kivi-2 --text wiki.txt
   lowkey eval model.gguf --kv front.json --text wiki.txt --ctx 4k --chunks 8
   lowkey eval model.gguf --kv 4 --text wiki.txt --json results.json
+)";
+
+constexpr const char* kBenchExamples = R"(Examples:
+  lowkey bench model.gguf                                   prompt of 512, answer of 128 tokens
+  lowkey bench model.gguf --kv 16,8,4,kivi-4:r32 -d 0,4k    recipes side by side, at two depths
+  lowkey bench model.gguf -p 0 -n 64 -d 4k --kv "0-1=16,*=kivi-2" --kv 16
+  lowkey bench model.gguf -p 128,4k -n 0 -r 10 --json results.json
 )";
 
 constexpr const char* kInspectExamples = R"(Examples:
@@ -109,6 +117,40 @@ CLI::Option* add_recipes(CLI::App& app, std::vector<std::string>& target,
       ->type_name("RECIPE");
 }
 
+// "16,8,kivi-4": several recipes. A layer list has commas of its own: "0-1=16,*=8" is one recipe.
+std::vector<std::string> split_recipes(const std::string& text) {
+  if (text.find_first_of("={") != std::string::npos) return {text};
+  std::vector<std::string> recipes;
+  std::stringstream stream(text);
+  for (std::string recipe; std::getline(stream, recipe, ',');) recipes.push_back(recipe);
+  return recipes;
+}
+
+// "128,4k", and given again: more of them.
+CLI::Option* add_counts(CLI::App& app, const std::string& name, std::vector<int64_t>& target,
+                        const std::string& description) {
+  return app
+      .add_option_function<std::vector<std::string>>(
+          name,
+          [name, &target](const std::vector<std::string>& texts) {
+            target.clear();
+            for (const std::string& text : texts) {
+              const auto count = parse_count(text);
+              if (!count) {
+                throw CLI::ValidationError(
+                    name, fmt::format("'{}' is not a count such as 128 or 4k", text));
+              }
+              target.push_back(*count);
+            }
+          },
+          description)
+      ->delimiter(',')
+      ->expected(1)
+      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
+      ->allow_extra_args(false)
+      ->type_name("N,...");
+}
+
 CLI::Option* add_threads(CLI::App& app, int& target) {
   return app.add_option("-t,--threads", target, "threads; 0, the default: every core")
       ->check(within(0, 1024))
@@ -183,6 +225,44 @@ void add_eval(CLI::App& eval, EvalOptions& options) {
   eval.add_flag("--no-color", options.no_color, "no colours (also: NO_COLOR)");
 }
 
+void add_bench(CLI::App& bench, BenchOptions& options) {
+  bench.footer(footer(kBenchExamples));
+  add_model(bench, options.model);
+  add_counts(bench, "-p,--n-prompt", options.prompt,
+             "tokens of a prompt, each a test (pp); 0: none; default 512");
+  add_counts(bench, "-n,--n-gen", options.generate,
+             "tokens to generate, each a test (tg); 0: none; default 128");
+  add_counts(bench, "-d,--n-depth", options.depths,
+             "run each test with so many tokens in the cache; default 0");
+  add_count(bench, "-r,--repetitions", options.repetitions,
+            "repeat each test so many times; default 5");
+  bench
+      .add_option_function<std::vector<std::string>>(
+          "--kv,--cache",
+          [&options](const std::vector<std::string>& texts) {
+            options.kv.clear();
+            for (const std::string& text : texts) {
+              for (std::string& recipe : split_recipes(text)) {
+                options.kv.push_back(std::move(recipe));
+              }
+            }
+          },
+          "measure these, side by side; may be given again; default 16")
+      ->expected(1)
+      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
+      ->allow_extra_args(false)
+      ->type_name("RECIPE,...");
+  add_weights(bench, options.weights, "auto");
+  add_threads(bench, options.threads);
+  bench
+      .add_option("--json", options.json_file,
+                  "also write one object per row to this file; -: print them instead of the table")
+      ->type_name("FILE");
+  bench.add_flag("--markdown", options.markdown, "the table in Markdown, recipes written out");
+  bench.add_flag("-v,--verbose", options.verbose, "which kernels and formats are used, on stderr");
+  bench.add_flag("--no-color", options.no_color, "no colours (also: NO_COLOR)");
+}
+
 void add_inspect(CLI::App& inspect, InspectOptions& options) {
   inspect.footer(footer(kInspectExamples));
   inspect
@@ -223,14 +303,17 @@ int parse_and_call(int argc, const char* const* argv, const Verbs& verbs, std::o
   app.footer("'lowkey VERB --help' shows a verb's options and examples.\n");
   RunOptions run_options;
   EvalOptions eval_options;
+  BenchOptions bench_options;
   InspectOptions inspect_options;
   CLI::App& run = *app.add_subcommand("run", "generate or chat from a quantized cache");
   CLI::App& eval =
       *app.add_subcommand("eval", "one table: what each precision costs in quality and memory");
+  CLI::App& bench = *app.add_subcommand("bench", "tokens per second, per cache recipe and depth");
   CLI::App& inspect =
       *app.add_subcommand("inspect", "what a model, a tensor file or a recipe holds");
   add_run(run, run_options);
   add_eval(eval, eval_options);
+  add_bench(bench, bench_options);
   add_inspect(inspect, inspect_options);
 
   if (argc < 2) {
@@ -242,10 +325,10 @@ int parse_and_call(int argc, const char* const* argv, const Verbs& verbs, std::o
     return kExitUsage;
   };
   const std::string verb = argv[1];
-  const bool known = verb == "run" || verb == "eval" || verb == "inspect";
+  const bool known = verb == "run" || verb == "eval" || verb == "bench" || verb == "inspect";
   const std::string help = known ? "lowkey " + verb : "lowkey";
   if (!known && !verb.starts_with('-')) {
-    return usage_error(fmt::format("unknown verb '{}': run, eval or inspect", verb), help);
+    return usage_error(fmt::format("unknown verb '{}': run, eval, bench or inspect", verb), help);
   }
   try {
     app.parse(argc, argv);
@@ -253,8 +336,9 @@ int parse_and_call(int argc, const char* const* argv, const Verbs& verbs, std::o
     return app.exit(asked_for, out, err);
   } catch (const CLI::RequiredError& error) {
     const bool no_model = (run.parsed() && run_options.model.empty()) ||
-                          (eval.parsed() && eval_options.model.empty());
-    const std::string what = !known     ? "a verb comes first: run, eval or inspect"
+                          (eval.parsed() && eval_options.model.empty()) ||
+                          (bench.parsed() && bench_options.model.empty());
+    const std::string what = !known     ? "a verb comes first: run, eval, bench or inspect"
                              : no_model ? "no MODEL given"
                                         : error.what();
     return usage_error(what, help);
@@ -263,6 +347,7 @@ int parse_and_call(int argc, const char* const* argv, const Verbs& verbs, std::o
   }
   if (run.parsed()) return call("run", verbs.run, run_options);
   if (eval.parsed()) return call("eval", verbs.eval, eval_options);
+  if (bench.parsed()) return call("bench", verbs.bench, bench_options);
   return call("inspect", verbs.inspect, inspect_options);
 }
 

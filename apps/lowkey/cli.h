@@ -12,6 +12,7 @@ namespace lowkey {
 struct Verbs {
   std::function<int(const RunOptions&)> run;
   std::function<int(const EvalOptions&)> eval;
+  std::function<int(const BenchOptions&)> bench;
   std::function<int(const InspectOptions&)> inspect;
 };
 

@@ -187,6 +187,7 @@ class Runner {
     const CacheFigures cache = cache_figures();
     const nlohmann::ordered_json json = {
         {"text", result.text},
+        {"tokens", result.tokens},
         {"stop_reason", stop_reason_name(result.reason)},
         {"kv", options_.kv},
         {"prompt_tokens", result.prompt_tokens},

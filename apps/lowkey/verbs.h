@@ -52,6 +52,21 @@ struct EvalOptions {
   bool no_color = false;
 };
 
+struct BenchOptions {
+  std::string model;
+  std::vector<std::string> kv = {"16"};
+  std::vector<int64_t> prompt = {512};    // tokens of each prompt test; 0: none
+  std::vector<int64_t> generate = {128};  // tokens of each generation test; 0: none
+  std::vector<int64_t> depths = {0};      // tokens in the cache before a test starts
+  int64_t repetitions = 5;
+  WeightsOption weights = WeightsOption::kAuto;
+  int threads = 0;
+  std::optional<std::string> json_file;  // "-": standard output, instead of the table
+  bool markdown = false;
+  bool verbose = false;
+  bool no_color = false;
+};
+
 struct InspectOptions {
   std::string path;                  // a model, a safetensors file, a recipe file or short form
   std::vector<std::string> kv;       // absent: a usual few
@@ -63,6 +78,7 @@ struct InspectOptions {
 
 int run_verb(const RunOptions& options);
 int eval_verb(const EvalOptions& options);
+int bench_verb(const BenchOptions& options);
 int inspect_verb(const InspectOptions& options);
 
 }  // namespace lowkey

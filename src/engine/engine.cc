@@ -51,8 +51,8 @@ std::vector<int32_t> Engine::encode_text(std::string_view text) const {
   return tokenizer_.encode(text, SpecialTokens::kParse, true);
 }
 
-void prefill(Model& model, KvSequence& sequence, std::span<const int32_t> tokens, float* hidden,
-             const ProgressFn& progress, std::string_view what) {
+void prefill(Model& model, KvSequence& sequence, std::span<const int32_t> tokens, RowsWanted wanted,
+             float* hidden, const ProgressFn& progress, std::string_view what) {
   const auto total = static_cast<int64_t>(tokens.size());
   // `prefill: exact` lets the prompt attend to itself unquantized, which only one step can do.
   const bool exact = sequence.cache().recipe().prefill == PrefillMode::kExact;
@@ -60,10 +60,12 @@ void prefill(Model& model, KvSequence& sequence, std::span<const int32_t> tokens
   for (int64_t done = 0; done < total; done += chunk) {
     report(progress, what, done, total);
     const int64_t count = std::min(chunk, total - done);
-    const StepItem item{&sequence,
-                        tokens.subspan(static_cast<size_t>(done), static_cast<size_t>(count)),
-                        hidden ? RowsWanted::kAll : RowsWanted::kNone};
-    model.forward({&item, 1}, hidden ? hidden + done * model.config().hidden_size : nullptr);
+    const bool last_chunk = done + count == total;
+    StepItem item{&sequence, tokens.subspan(static_cast<size_t>(done), static_cast<size_t>(count)),
+                  wanted};
+    if (wanted == RowsWanted::kLast && !last_chunk) item.wanted = RowsWanted::kNone;
+    float* out = wanted == RowsWanted::kAll ? hidden + done * model.config().hidden_size : hidden;
+    model.forward({&item, 1}, item.wanted == RowsWanted::kNone ? nullptr : out);
   }
   report(progress, what, total, total);
 }

@@ -63,9 +63,10 @@ class Engine {
   int64_t max_context_ = 0;
 };
 
-// Runs tokens of one sequence through the model in chunks; the hidden states of all of them (after
-// the final norm) go to `hidden` [tokens, hidden_size] if it is not null. Reports `what` per chunk.
-void prefill(Model& model, KvSequence& sequence, std::span<const int32_t> tokens, float* hidden,
-             const ProgressFn& progress, std::string_view what);
+// Runs tokens of one sequence through the model in chunks; the hidden states (after the final norm)
+// of those wanted go to `hidden` [tokens, hidden_size], or [hidden_size] for the last alone.
+// Reports `what` per chunk.
+void prefill(Model& model, KvSequence& sequence, std::span<const int32_t> tokens, RowsWanted wanted,
+             float* hidden, const ProgressFn& progress, std::string_view what);
 
 }  // namespace lowkey

@@ -51,12 +51,9 @@ int64_t Session::reuse(std::span<const int32_t> prompt) {
 
 // Appends tokens and leaves the logits after the last of them in logits_.
 void Session::feed(std::span<const int32_t> tokens, const ProgressFn& progress) {
-  if (tokens.size() > 1) {
-    prefill(engine_.model(), sequence_, tokens.first(tokens.size() - 1), nullptr, progress,
-            "reading the prompt");
-  }
-  const StepItem last{&sequence_, tokens.last(1), RowsWanted::kLast};
-  engine_.model().forward({&last, 1}, hidden_.data());
+  const ProgressFn silent;
+  prefill(engine_.model(), sequence_, tokens, RowsWanted::kLast, hidden_.data(),
+          tokens.size() > 1 ? progress : silent, "reading the prompt");
   engine_.model().logits(hidden_.data(), 1, logits_.data());
   tokens_.insert(tokens_.end(), tokens.begin(), tokens.end());
 }

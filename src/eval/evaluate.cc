@@ -84,7 +84,7 @@ class Evaluator {
       const ProgressFn chunk_progress = [&](std::string_view, int64_t done, int64_t) {
         report(progress_, "measuring " + arm.result.label, done_ + done, total_);
       };
-      prefill(model_, sequence, text, arm.hidden.data(), chunk_progress, "");
+      prefill(model_, sequence, text, RowsWanted::kAll, arm.hidden.data(), chunk_progress, "");
       done_ += options_.ctx;
       account(arm, cache);
     }
@@ -146,7 +146,7 @@ class Evaluator {
              static_cast<int64_t>(arms_.size()));
       caches.push_back(std::make_unique<KvCache>(arms_[a].recipe));
       sequences.push_back(caches.back()->new_sequence());
-      prefill(model_, sequences.back(), text, nullptr, {}, "");
+      prefill(model_, sequences.back(), text, RowsWanted::kNone, nullptr, {}, "");
     }
     std::vector<float> hidden(static_cast<size_t>(model_.config().hidden_size));
     std::vector<float> logits(static_cast<size_t>(model_.config().vocab_size));

@@ -29,6 +29,10 @@ class CliTest : public testing::Test {
       eval_ = options;
       return kExitOk;
     };
+    verbs_.bench = [this](const BenchOptions& options) {
+      bench_ = options;
+      return kExitOk;
+    };
     verbs_.inspect = [this](const InspectOptions& options) {
       inspect_ = options;
       return kExitOk;
@@ -45,6 +49,7 @@ class CliTest : public testing::Test {
   Verbs verbs_;
   std::optional<RunOptions> run_;
   std::optional<EvalOptions> eval_;
+  std::optional<BenchOptions> bench_;
   std::optional<InspectOptions> inspect_;
   std::ostringstream out_, err_;
 };
@@ -192,7 +197,7 @@ TEST_F(CliTest, Inspect) {
 TEST_F(CliTest, HelpOfEveryVerbHasExamplesAndGoesToOut) {
   ASSERT_EQ(call({"--help"}), kExitOk);
   EXPECT_THAT(out_.str(), HasSubstr("inspect"));
-  for (const char* verb : {"run", "eval", "inspect"}) {
+  for (const char* verb : {"run", "eval", "bench", "inspect"}) {
     ASSERT_EQ(call({verb, "--help"}), kExitOk) << verb;
     EXPECT_THAT(out_.str(), HasSubstr("Examples:\n  lowkey " + std::string(verb))) << verb;
     EXPECT_THAT(out_.str(), HasSubstr("kivi-4")) << verb;
@@ -224,7 +229,7 @@ class CliRefuses : public CliTest, public testing::WithParamInterface<Wrong> {};
 TEST_P(CliRefuses, WithTwoAndAPointerToHelp) {
   EXPECT_EQ(call(GetParam().arguments), kExitUsage);
   const std::string verb = GetParam().arguments[0];
-  const bool known = verb == "run" || verb == "eval" || verb == "inspect";
+  const bool known = verb == "run" || verb == "eval" || verb == "bench" || verb == "inspect";
   EXPECT_EQ(err_.str(), std::string("lowkey: error: ") + GetParam().message + "\nSee 'lowkey " +
                             (known ? verb + " " : "") + "--help'.\n");
   EXPECT_THAT(out_.str(), IsEmpty());
@@ -234,8 +239,14 @@ TEST_P(CliRefuses, WithTwoAndAPointerToHelp) {
 INSTANTIATE_TEST_SUITE_P(
     Usage, CliRefuses,
     testing::Values(
-        Wrong{{"chat"}, "unknown verb 'chat': run, eval or inspect"},
-        Wrong{{"--bogus"}, "a verb comes first: run, eval or inspect"},
+        Wrong{{"chat"}, "unknown verb 'chat': run, eval, bench or inspect"},
+        Wrong{{"--bogus"}, "a verb comes first: run, eval, bench or inspect"},
+        Wrong{{"bench"}, "no MODEL given"},
+        Wrong{{"bench", "m", "-d", "0,deep"},
+              "-d,--n-depth: 'deep' is not a count such as 128 or 4k"},
+        Wrong{{"bench", "m", "-p", "-5"}, "-p,--n-prompt: '-5' is not a count such as 128 or 4k"},
+        Wrong{{"bench", "m", "-r", "0"},
+              "-r,--repetitions: '0' is not a count of at least 1, such as 4096 or 32k"},
         Wrong{{"run"}, "no MODEL given"}, Wrong{{"eval"}, "no MODEL given"},
         Wrong{{"eval", "m"}, "--text is required"}, Wrong{{"inspect"}, "path is required"},
         Wrong{{"run", "m", "--bogus"}, "The following argument was not expected: --bogus"},
@@ -254,6 +265,32 @@ INSTANTIATE_TEST_SUITE_P(
         Wrong{{"run", "m", "--top-p", "1.5"},
               "--top-p: Value 1.5 not in range 0.000000 to 1.000000"},
         Wrong{{"run", "m", "--seed", "many"}, "Could not convert: --seed = many"}));
+
+TEST_F(CliTest, BenchDefaultsAreLlamaBenchs) {
+  ASSERT_EQ(call({"bench", "m.gguf"}), kExitOk) << err_.str();
+  EXPECT_EQ(bench_->model, "m.gguf");
+  EXPECT_THAT(bench_->kv, ElementsAre("16"));
+  EXPECT_THAT(bench_->prompt, ElementsAre(512));
+  EXPECT_THAT(bench_->generate, ElementsAre(128));
+  EXPECT_THAT(bench_->depths, ElementsAre(0));
+  EXPECT_EQ(bench_->repetitions, 5);
+  EXPECT_FALSE(bench_->json_file || bench_->markdown || bench_->verbose);
+}
+
+TEST_F(CliTest, BenchTakesListsAndRepeats) {
+  ASSERT_EQ(
+      call({"bench",   "m.gguf", "-p",   "128,4k",          "-n", "0", "-d", "0", "-d",     "1k",
+            "--cache", "16,8/4", "--kv", "0-1=16,*=kivi-2", "-r", "3", "-t", "2", "--json", "-"}),
+      kExitOk)
+      << err_.str();
+  EXPECT_THAT(bench_->prompt, ElementsAre(128, 4096));
+  EXPECT_THAT(bench_->generate, ElementsAre(0));
+  EXPECT_THAT(bench_->depths, ElementsAre(0, 1024));
+  EXPECT_THAT(bench_->kv, ElementsAre("16", "8/4", "0-1=16,*=kivi-2"));
+  EXPECT_EQ(bench_->repetitions, 3);
+  EXPECT_EQ(bench_->threads, 2);
+  EXPECT_EQ(bench_->json_file, "-");
+}
 
 TEST_F(CliTest, OperatingErrorsAreOneLineAndOne) {
   verbs_.run = [](const RunOptions&) -> int {
