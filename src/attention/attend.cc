@@ -24,11 +24,13 @@ constexpr int64_t kRowsPerBlock = 96;
 
 // Blocks that are alone in their sequence are split into fixed runs: one long sequence uses every
 // core, and because the split depends on the length alone, the result does not depend on the number
-// of threads. A run of packed pages is at least this much memory (less is not worth a merge), and a
-// sequence is at most so many runs (more than that many cores share a KV head nowhere).
-constexpr int64_t kRunBytes = int64_t{64} << 10;
-constexpr int64_t kMaxRuns = 64;
+// of threads.
 constexpr int64_t kTilesPerRun = 4 * kTilesPerPage;
+
+// A decode task is at least this much memory where there is so much (less is not worth a fork and a
+// merge), and a sequence is cut into about this many at most.
+constexpr int64_t kDecodeTaskBytes = int64_t{96} << 10;
+constexpr int64_t kMaxDecodeTasks = 64;
 
 constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
 
@@ -41,15 +43,16 @@ struct Merge {
 
 int64_t num_rows(const AttendArgs& args, const AttendTask& task) {
   const int64_t group = args.num_qo_heads / static_cast<int64_t>(task.item->view->heads.size());
-  return (task.last_query - task.first_query) * group;
+  return (task.last_query - task.first_query) * task.num_heads * group;
 }
 
 // Where row r of a block goes in the item's output.
 float* output_row(const AttendArgs& args, const AttendTask& task, int64_t r) {
   const LayerView& view = *task.item->view;
   const int64_t group = args.num_qo_heads / static_cast<int64_t>(view.heads.size());
-  const int64_t query = task.first_query + r / group;
-  const int64_t head = task.head * group + r % group;
+  const int64_t width = task.num_heads * group;
+  const int64_t query = task.first_query + r / width;
+  const int64_t head = task.head * group + r % width;
   return task.item->out + (query * args.num_qo_heads + head) * view.head_dim;
 }
 
@@ -97,66 +100,124 @@ int64_t bf16_queries_per_block(int64_t num_queries, int64_t num_kv_heads, int64_
                     std::min<int64_t>(16, most), most);
 }
 
-int64_t pages_per_run(const HeadView& head, int64_t pages) {
-  const int64_t page_bytes = head.k.layout->bytes() + head.v.layout->bytes();
-  return std::max(ceil_div(kRunBytes, page_bytes), ceil_div(pages, kMaxRuns));
+// How a decode step of one sequence is cut: heads per task and pages per run. Pages of neighbouring
+// heads are neighbours in memory, so a task takes as many heads as make a decent piece, then pages.
+struct DecodeCut {
+  int32_t heads;
+  int64_t pages;
+};
+DecodeCut decode_cut(const LayerView& view, int64_t num_pages) {
+  const auto num_heads = static_cast<int64_t>(view.heads.size());
+  int64_t bytes = 0;
+  for (const HeadView& head : view.heads) bytes += head.k.layout->bytes() + head.v.layout->bytes();
+  const int64_t heads =
+      std::clamp<int64_t>(ceil_div(kDecodeTaskBytes * num_heads, bytes), 1, num_heads);
+  const int64_t chunks = ceil_div(num_heads, heads);
+  const int64_t enough = ceil_div(kDecodeTaskBytes * chunks, bytes);
+  return {static_cast<int32_t>(ceil_div(num_heads, chunks)),
+          std::max(enough, ceil_div(num_pages * chunks, kMaxDecodeTasks))};
 }
 
-// Splits the work: decode blocks and short ones into runs, prefill into blocks of queries, which
-// are many enough, each walking its tokens from front to back. Decode keeps the order of memory;
-// prefill's blocks differ in length, so the longest go first and threads finish together.
-void plan(const AttendArgs& args, bool can_decode, bool can_bf16, std::vector<AttendTask>& tasks,
-          std::vector<Merge>& merges, int64_t& num_partials, int64_t& most_rows) {
-  tasks.clear();
-  merges.clear();
-  num_partials = 0;
-  most_rows = 0;
-  bool sorted = true;
+class Planner {
+ public:
+  Planner(std::vector<AttendTask>& tasks, std::vector<Merge>& merges)
+      : tasks_(tasks), merges_(merges) {
+    tasks_.clear();
+    merges_.clear();
+  }
+
+  // Keeps the order of memory.
+  void decode(const AttendItem& item, int64_t group) {
+    const LayerView& view = *item.view;
+    const auto num_heads = static_cast<int32_t>(view.heads.size());
+    const int64_t pages = decode_pages_seen(view, view.position + view.num_tokens - 1);
+    const DecodeCut cut = decode_cut(view, pages);
+    for (int32_t head = 0; head < num_heads; head += cut.heads) {
+      AttendTask task;
+      task.item = &item;
+      task.head = head;
+      task.num_heads = std::min(cut.heads, num_heads - head);
+      task.last_query = view.num_tokens;
+      task.last_unit = pages;
+      task.decode = true;
+      add(task, cut.pages, view.num_tokens * task.num_heads * group);
+    }
+  }
+
+  // Many blocks, each walking its tokens from front to back; a single one is cut like decode.
+  void prefill(const AttendItem& item, int32_t head, int64_t group, int64_t queries_per_block,
+               bool bf16) {
+    const LayerView& view = *item.view;
+    const bool one_block = view.num_tokens <= queries_per_block;
+    in_order_ = in_order_ && one_block;
+    for (int64_t q = 0; q < view.num_tokens; q += queries_per_block) {
+      AttendTask task;
+      task.item = &item;
+      task.head = head;
+      task.first_query = q;
+      task.last_query = std::min(q + queries_per_block, view.num_tokens);
+      task.last_unit = tiles_seen(view, view.position + task.last_query - 1);
+      task.bf16 = bf16;
+      add(task, one_block ? kTilesPerRun : task.last_unit,
+          (task.last_query - task.first_query) * group);
+    }
+  }
+
+  // Blocks of prefill differ in length: the longest go first, so that threads finish together.
+  void finish() {
+    if (in_order_) return;
+    std::sort(tasks_.begin(), tasks_.end(), [](const AttendTask& a, const AttendTask& b) {
+      return a.last_unit - a.first_unit > b.last_unit - b.first_unit;
+    });
+  }
+
+  int64_t num_partials() const { return num_partials_; }
+  int64_t most_rows() const { return most_rows_; }
+
+ private:
+  void add(const AttendTask& task, int64_t units_per_run, int64_t rows) {
+    most_rows_ = std::max(most_rows_, rows);
+    const int64_t num_runs = ceil_div(task.last_unit, units_per_run);
+    if (num_runs == 1) {
+      tasks_.push_back(task);
+      return;
+    }
+    merges_.push_back({task, num_partials_, num_runs});
+    for (int64_t run = 0; run < num_runs; ++run) {
+      AttendTask part = task;
+      part.first_unit = run * units_per_run;
+      part.last_unit = std::min(task.last_unit, part.first_unit + units_per_run);
+      part.partial = num_partials_++;
+      tasks_.push_back(part);
+    }
+  }
+
+  std::vector<AttendTask>& tasks_;
+  std::vector<Merge>& merges_;
+  int64_t num_partials_ = 0;
+  int64_t most_rows_ = 0;
+  bool in_order_ = true;
+};
+
+void plan(const AttendArgs& args, bool can_decode, bool can_bf16, Planner& planner) {
   for (const AttendItem& item : args.items) {
     const LayerView& view = *item.view;
     const auto num_kv_heads = static_cast<int32_t>(view.heads.size());
     LOWKEY_CHECK(num_kv_heads > 0 && args.num_qo_heads % num_kv_heads == 0,
                  "{} query heads over {} KV heads", args.num_qo_heads, num_kv_heads);
     const int64_t group = args.num_qo_heads / num_kv_heads;
-    const bool decode = can_decode && view.num_tokens <= kDecodeQueries;
+    if (can_decode && view.num_tokens <= kDecodeQueries) {
+      planner.decode(item, group);
+      continue;
+    }
     for (int32_t head = 0; head < num_kv_heads; ++head) {
-      const bool bf16 = can_bf16 && !decode && suits_bf16(view.heads[static_cast<size_t>(head)]);
-      const int64_t queries = decode ? kDecodeQueries
-                              : bf16 ? bf16_queries_per_block(view.num_tokens, num_kv_heads, group)
-                                     : std::max<int64_t>(1, kRowsPerBlock / group);
-      const bool one_block = view.num_tokens <= queries;
-      if (!one_block) sorted = false;
-      for (int64_t q = 0; q < view.num_tokens; q += queries) {
-        AttendTask task{&item, head, q, std::min(q + queries, view.num_tokens), 0, 0, decode, -1};
-        task.bf16 = bf16;
-        const int64_t last_position = view.position + task.last_query - 1;
-        task.last_unit =
-            decode ? decode_pages_seen(view, last_position) : tiles_seen(view, last_position);
-        most_rows = std::max(most_rows, (task.last_query - task.first_query) * group);
-        const int64_t units_per_run =
-            !one_block ? task.last_unit
-            : decode   ? pages_per_run(view.heads[static_cast<size_t>(head)], task.last_unit)
-                       : kTilesPerRun;
-        const int64_t num_runs = ceil_div(task.last_unit, units_per_run);
-        if (num_runs == 1) {
-          tasks.push_back(task);
-          continue;
-        }
-        merges.push_back({task, num_partials, num_runs});
-        for (int64_t run = 0; run < num_runs; ++run) {
-          AttendTask part = task;
-          part.first_unit = run * units_per_run;
-          part.last_unit = std::min(task.last_unit, part.first_unit + units_per_run);
-          part.partial = num_partials++;
-          tasks.push_back(part);
-        }
-      }
+      const bool bf16 = can_bf16 && suits_bf16(view.heads[static_cast<size_t>(head)]);
+      const int64_t queries = bf16 ? bf16_queries_per_block(view.num_tokens, num_kv_heads, group)
+                                   : std::max<int64_t>(1, kRowsPerBlock / group);
+      planner.prefill(item, head, group, queries, bf16);
     }
   }
-  if (sorted) return;
-  std::sort(tasks.begin(), tasks.end(), [](const AttendTask& a, const AttendTask& b) {
-    return a.last_unit - a.first_unit > b.last_unit - b.first_unit;
-  });
+  planner.finish();
 }
 
 }  // namespace
@@ -165,16 +226,17 @@ void attend(const AttendArgs& args, ThreadPool& pool, AttendWorkspace& workspace
   AttendWorkspace::Impl& w = *workspace.impl_;
   const TileKernels& tiles = tile_kernels(isa);
   const DecodeKernels* decode = decode_kernels(isa);
-  int64_t num_partials, most_rows;
   const PrefillBf16Kernels* bf16 =
       args.precision == AttendPrecision::kBF16 ? prefill_bf16_kernels(isa) : nullptr;
-  plan(args, decode != nullptr, bf16 != nullptr, w.tasks, w.merges, num_partials, most_rows);
+  Planner planner(w.tasks, w.merges);
+  plan(args, decode != nullptr, bf16 != nullptr, planner);
   if (w.tasks.empty()) return;
   const int32_t head_dim = args.items[0].view->head_dim;
   const int64_t padded_dim = round_up<int32_t>(head_dim, kLanes);
-  w.rows_per_partial = most_rows;
-  w.partial_states.resize(static_cast<size_t>(num_partials * most_rows));
-  w.partial_sums.resize(static_cast<size_t>(num_partials * most_rows * padded_dim));
+  const int64_t num_partials = planner.num_partials();
+  w.rows_per_partial = planner.most_rows();
+  w.partial_states.resize(static_cast<size_t>(num_partials * w.rows_per_partial));
+  w.partial_sums.resize(static_cast<size_t>(num_partials * w.rows_per_partial * padded_dim));
   w.prefill.resize(static_cast<size_t>(pool.num_threads()));
   w.prefill_bf16.resize(static_cast<size_t>(pool.num_threads()));
   w.decode.resize(static_cast<size_t>(pool.num_threads()));
@@ -217,7 +279,8 @@ void attend(const AttendArgs& args, ThreadPool& pool, AttendWorkspace& workspace
   pool.run(static_cast<int64_t>(w.tasks.size()), std::ref(job));
 
   // Log-sum-exp merge, runs in order.
-  for (const Merge& merge : w.merges) {
+  const auto merge_job = [&](int64_t index, int) {
+    const Merge& merge = w.merges[static_cast<size_t>(index)];
     const int64_t rows = num_rows(args, merge.block);
     for (int64_t r = 0; r < rows; ++r) {
       auto slot = [&](int64_t run) { return (merge.first_partial + run) * w.rows_per_partial + r; };
@@ -237,7 +300,8 @@ void attend(const AttendArgs& args, ThreadPool& pool, AttendWorkspace& workspace
       }
       for (int32_t c = 0; c < head_dim; ++c) out[c] /= sum;
     }
-  }
+  };
+  pool.run(std::ssize(w.merges), std::ref(merge_job));
 }
 
 }  // namespace lowkey

@@ -23,33 +23,32 @@ class DecodeRunner {
         tile_kernels_(tile_kernels),
         scratch_(scratch),
         view_(*task.item->view),
-        head_(view_.heads[static_cast<size_t>(task.head)]),
+        task_(task),
         dots_(args.decode_dots),
         group_(args.num_qo_heads / static_cast<int32_t>(view_.heads.size())),
         head_dim_(view_.head_dim),
         padded_dim_(round_up<int32_t>(view_.head_dim, kLanes)),
-        k_packed_(head_.k.layout->packed()),
-        v_packed_(head_.v.layout->packed()),
-        k_direct_(kernels.supports(*head_.k.layout)),
-        v_direct_(kernels.supports(*head_.v.layout)) {
-    const int64_t rows = (task.last_query - task.first_query) * group_;
-    scratch_.resize(rows, head_dim_);
-    load_queries(args, task);
+        prefix_pages_(prefix_pages(view_)) {
+    load_queries(args);
   }
 
-  void run(const AttendTask& task) {
-    const int64_t prefix = prefix_pages(view_);
-    for (int64_t query = task.first_query; query < task.last_query; ++query) {
-      const int64_t position = view_.position + query;
-      const int64_t last = std::min(task.last_unit, decode_pages_seen(view_, position));
-      const auto row = static_cast<int32_t>((query - task.first_query) * group_);
-      for (int64_t page = task.first_unit; page < last; ++page) {
-        for (int32_t r = 0; r < group_; r += kMaxDecodeRows) {
-          const int32_t rows = std::min(kMaxDecodeRows, group_ - r);
-          if (page < prefix) {
-            prefix_page(page * kPageTokens, position, row + r, rows);
-          } else {
-            cache_page(page - prefix, position, row + r, rows);
+  // Pages outside, heads inside: the order of memory.
+  void run() {
+    for (int64_t page = task_.first_unit; page < task_.last_unit; ++page) {
+      for (int32_t head = 0; head < task_.num_heads; ++head) {
+        take_head(head, page);
+        for (int64_t query = task_.first_query; query < task_.last_query; ++query) {
+          const int64_t position = view_.position + query;
+          if (page >= decode_pages_seen(view_, position)) continue;
+          const auto row =
+              static_cast<int32_t>(((query - task_.first_query) * task_.num_heads + head) * group_);
+          for (int32_t r = 0; r < group_; r += kMaxDecodeRows) {
+            const int32_t rows = std::min(kMaxDecodeRows, group_ - r);
+            if (page < prefix_pages_) {
+              prefix_page(page * kPageTokens, position, row + r, rows);
+            } else {
+              cache_page(page - prefix_pages_, position, row + r, rows);
+            }
           }
         }
       }
@@ -57,8 +56,10 @@ class DecodeRunner {
   }
 
  private:
-  void load_queries(const AttendArgs& args, const AttendTask& task) {
-    const auto rows = static_cast<int32_t>((task.last_query - task.first_query) * group_);
+  void load_queries(const AttendArgs& args) {
+    const int32_t width = task_.num_heads * group_;
+    const auto rows = static_cast<int32_t>((task_.last_query - task_.first_query) * width);
+    scratch_.resize(rows, head_dim_);
     queries_ = {scratch_.q.data(),
                 scratch_.fixed.data(),
                 scratch_.unit.data(),
@@ -68,16 +69,38 @@ class DecodeRunner {
                 padded_dim_,
                 round_up<int32_t>(head_dim_, kFixedLanes)};
     for (int32_t r = 0; r < rows; ++r) {
-      const int64_t query = task.first_query + r / group_;
-      const int64_t head = int64_t{task.head} * group_ + r % group_;
-      const float* from = task.item->q + (query * args.num_qo_heads + head) * head_dim_;
+      const int64_t query = task_.first_query + r / width;
+      const int64_t head = int64_t{task_.head} * group_ + r % width;
+      const float* from = task_.item->q + (query * args.num_qo_heads + head) * head_dim_;
       float* to = scratch_.q.data() + r * padded_dim_;
       for (int32_t c = 0; c < head_dim_; ++c) to[c] = from[c] * args.scale;
       std::fill(to + head_dim_, to + padded_dim_, 0.0f);
     }
     std::fill_n(scratch_.acc.begin(), rows * padded_dim_, 0.0f);
     std::fill_n(scratch_.states.begin(), rows, SoftmaxState{kMinusInfinity, 0.0f});
-    if (k_direct_) kernels_.prepare_queries(queries_, rows);
+    kernels_.prepare_queries(queries_, rows);
+  }
+
+  void take_head(int32_t head, int64_t page) {
+    head_ = &view_.heads[static_cast<size_t>(task_.head + head)];
+    k_packed_ = head_->k.layout->packed();
+    v_packed_ = head_->v.layout->packed();
+    k_direct_ = kernels_.supports(*head_->k.layout);
+    v_direct_ = kernels_.supports(*head_->v.layout);
+    const bool last = head + 1 == task_.num_heads;
+    const HeadView& next = view_.heads[static_cast<size_t>(task_.head + (last ? 0 : head + 1))];
+    const int64_t next_page = page - prefix_pages_ + (last ? 1 : 0);
+    next_page_ = {};
+    if (next_page >= 0 && next_page < next.num_pages) {
+      next_page_ = {next.pages[next_page].data(), static_cast<int32_t>(next.k.layout->bytes())};
+    }
+  }
+
+  // The values of the page whose keys are being read.
+  ReadAhead values_of(int64_t page) const {
+    const SideView& side = head_->v;
+    return {head_->pages[page].data() + side.page_offset,
+            static_cast<int32_t>(side.layout->bytes())};
   }
 
   // Page `page` after the prefix: the query sees its first tokens packed (or as rows of a 16- or
@@ -87,39 +110,39 @@ class DecodeRunner {
     const int64_t visible =
         std::min<int64_t>(kPageTokens, position - view_.intact_prefix + 1 - first);
     const int64_t k_stored =
-        std::clamp<int64_t>(view_.stored_for(head_.k, position) - first, 0, visible);
+        std::clamp<int64_t>(view_.stored_for(head_->k, position) - first, 0, visible);
     const int64_t v_stored =
-        std::clamp<int64_t>(view_.stored_for(head_.v, position) - first, 0, visible);
+        std::clamp<int64_t>(view_.stored_for(head_->v, position) - first, 0, visible);
     float* scores = scratch_.scores.data();
 
     if (k_stored > 0) score_stored(page, k_stored, first_row, rows, scores);
-    for_exact_parts(head_.k, first + k_stored, first + visible,
+    for_exact_parts(head_->k, first + k_stored, first + visible,
                     [&](const std::byte* keys, bool is_f32, int64_t from, int64_t count) {
                       kernels_.score_rows(keys, is_f32, count, head_dim_, queries_, first_row, rows,
-                                          scores + (from - first));
+                                          {}, scores + (from - first));
                     });
     softmax(visible, first_row, rows);
     float* acc = scratch_.acc.data() + first_row * padded_dim_;
     if (v_stored > 0) add_stored(page, v_stored, scores, rows, acc);
-    for_exact_parts(head_.v, first + v_stored, first + visible,
+    for_exact_parts(head_->v, first + v_stored, first + visible,
                     [&](const std::byte* values, bool is_f32, int64_t from, int64_t count) {
                       kernels_.add_rows(values, is_f32, count, head_dim_, scores + (from - first),
-                                        factor_.data(), rows, acc, padded_dim_);
+                                        factor_.data(), rows, {}, acc, padded_dim_);
                     });
   }
 
   void score_stored(int64_t page, int64_t count, int32_t first_row, int32_t rows, float* scores) {
-    const SideView& side = head_.k;
-    const std::byte* data = head_.pages[page].data() + side.page_offset;
+    const SideView& side = head_->k;
+    const std::byte* data = head_->pages[page].data() + side.page_offset;
     if (!k_packed_) {
       kernels_.score_rows(data, side.layout->bits() == 32, count, head_dim_, queries_, first_row,
-                          rows, scores);
+                          rows, values_of(page), scores);
       return;
     }
     const auto tiles = static_cast<int32_t>(ceil_div<int64_t>(count, kTileTokens));
     if (k_direct_) {
       kernels_.score_packed(*side.layout, data, tiles, queries_, first_row, rows, dots_,
-                            {scratch_.buffer.data()}, scores);
+                            {scratch_.buffer.data()}, values_of(page), scores);
       return;
     }
     const float* q = scratch_.q.data() + first_row * padded_dim_;
@@ -135,16 +158,16 @@ class DecodeRunner {
   }
 
   void add_stored(int64_t page, int64_t count, const float* p, int32_t rows, float* acc) {
-    const SideView& side = head_.v;
-    const std::byte* data = head_.pages[page].data() + side.page_offset;
+    const SideView& side = head_->v;
+    const std::byte* data = head_->pages[page].data() + side.page_offset;
     if (!v_packed_) {
       kernels_.add_rows(data, side.layout->bits() == 32, count, head_dim_, p, factor_.data(), rows,
-                        acc, padded_dim_);
+                        next_page_, acc, padded_dim_);
       return;
     }
     if (v_direct_) {
       kernels_.add_packed(*side.layout, data, static_cast<int32_t>(count), p, factor_.data(), rows,
-                          dots_, {scratch_.buffer.data()}, acc, padded_dim_);
+                          dots_, {scratch_.buffer.data()}, next_page_, acc, padded_dim_);
       return;
     }
     float* weights = scratch_.tile_scores.data();
@@ -184,11 +207,11 @@ class DecodeRunner {
       const bool is_f32 = side.layout->bits() == 32;
       return side.prefix.rows + first * head_dim_ * (is_f32 ? 4 : 2);
     };
-    kernels_.score_rows(at(head_.k), head_.k.layout->bits() == 32, visible, head_dim_, queries_,
-                        first_row, rows, scratch_.scores.data());
+    kernels_.score_rows(at(head_->k), head_->k.layout->bits() == 32, visible, head_dim_, queries_,
+                        first_row, rows, {}, scratch_.scores.data());
     softmax(visible, first_row, rows);
-    kernels_.add_rows(at(head_.v), head_.v.layout->bits() == 32, visible, head_dim_,
-                      scratch_.scores.data(), factor_.data(), rows,
+    kernels_.add_rows(at(head_->v), head_->v.layout->bits() == 32, visible, head_dim_,
+                      scratch_.scores.data(), factor_.data(), rows, {},
                       scratch_.acc.data() + first_row * padded_dim_, padded_dim_);
   }
 
@@ -205,13 +228,16 @@ class DecodeRunner {
   const TileKernels& tile_kernels_;
   DecodeScratch& scratch_;
   const LayerView& view_;
-  const HeadView& head_;
+  const AttendTask& task_;
   const DecodeDots dots_;
   const int32_t group_;
   const int32_t head_dim_;
   const int32_t padded_dim_;
-  const bool k_packed_, v_packed_;
-  const bool k_direct_, v_direct_;  // straight from codes; else through tiles of floats
+  const int64_t prefix_pages_;
+  const HeadView* head_ = nullptr;  // the current one
+  ReadAhead next_page_;             // keys of the page after the current one
+  bool k_packed_ = false, v_packed_ = false;
+  bool k_direct_ = false, v_direct_ = false;  // straight from codes; else through tiles of floats
   DecodeQueries queries_;
   std::array<float, kMaxDecodeRows> factor_{};
 };
@@ -243,7 +269,7 @@ void DecodeScratch::resize(int64_t rows, int64_t head_dim) {
 void run_decode_task(const AttendArgs& args, const DecodeKernels& kernels,
                      const TileKernels& tile_kernels, DecodeScratch& scratch,
                      const AttendTask& task) {
-  DecodeRunner(args, kernels, tile_kernels, scratch, task).run(task);
+  DecodeRunner(args, kernels, tile_kernels, scratch, task).run();
 }
 
 }  // namespace lowkey

@@ -1,5 +1,5 @@
 #pragma once
-// Decode: a few queries of one KV head against runs of whole pages, straight from packed codes
+// Decode: a few queries of some KV heads against runs of whole pages, straight from packed codes
 // (decode_kernels.h).
 #include <cstdint>
 #include <vector>
@@ -26,8 +26,8 @@ struct DecodeScratch {
   void resize(int64_t rows, int64_t head_dim);
 };
 
-// Rows are (query, query head) pairs of task.head, queries outside. Units are pages. Same contract
-// as attend().
+// Rows are (query, query head) pairs of the task's KV heads, queries outside. Units are pages. Same
+// contract as attend().
 void run_decode_task(const AttendArgs& args, const DecodeKernels& kernels,
                      const TileKernels& tile_kernels, DecodeScratch& scratch,
                      const AttendTask& task);

@@ -34,6 +34,15 @@ constexpr int granule_bytes_of(int bits) {
   return bits == 3 ? 3 * kGranuleBytes : kGranuleBytes;
 }
 
+// Part `part` of `parts`.
+LOWKEY_INLINE void read_ahead(ReadAhead ahead, int32_t part, int32_t parts) {
+  const int32_t lines = ahead.bytes / 64;
+  const int32_t last = lines * (part + 1) / parts;
+  for (int32_t line = lines * part / parts; line < last; ++line) {
+    __builtin_prefetch(ahead.data + line * 64, 0, 2);
+  }
+}
+
 // ------------------------------------------------------------------------------------------- dots
 
 // Where a tile's key sums go. Per channel: the score is unit * sum + the zero points' share.
@@ -385,7 +394,7 @@ void fold_keys(const SideLayout& layout, const Half* scale, const DecodeQueries&
 
 void score_per_channel(const SideLayout& layout, const std::byte* side, int32_t num_tiles,
                        const DecodeQueries& q, int32_t first_row, int32_t rows, int passes,
-                       std::byte* weights, float* scores) noexcept {
+                       std::byte* weights, ReadAhead ahead, float* scores) noexcept {
   const auto* dots = keys_dots<PerChannelScores>(layout, passes);
   const auto* halves = reinterpret_cast<const Half*>(side);
   const int32_t columns = layout.head_dim() / 4 / layout.inner_fields();
@@ -401,6 +410,7 @@ void score_per_channel(const SideLayout& layout, const std::byte* side, int32_t 
   }
   sum_all_lanes(zero_lanes, groups * rows, zero);
   for (int32_t tile = 0; tile < num_tiles; ++tile) {
+    read_ahead(ahead, tile, num_tiles);
     const int32_t g = tile / tiles_per_group;
     const std::byte* codes = side + layout.codes_offset() + tile * layout.tile_codes_bytes();
     const std::byte* tile_weights = weights + g * kMaxDecodeRows * row_stride;
@@ -415,7 +425,7 @@ void score_per_channel(const SideLayout& layout, const std::byte* side, int32_t 
 
 void score_per_token(const SideLayout& layout, const std::byte* side, int32_t num_tiles,
                      const DecodeQueries& q, int32_t first_row, int32_t rows, int passes,
-                     float* scores) noexcept {
+                     ReadAhead ahead, float* scores) noexcept {
   const auto* dots = keys_dots<PerTokenScores>(layout, passes);
   const auto* halves = reinterpret_cast<const Half*>(side);
   const int32_t group = layout.group_size(), num_groups = layout.head_dim() / group;
@@ -437,6 +447,7 @@ void score_per_token(const SideLayout& layout, const std::byte* side, int32_t nu
   for (int32_t tile = 0; tile < num_tiles; ++tile) {
     const std::byte* codes = side + layout.codes_offset() + tile * layout.tile_codes_bytes();
     const Half* scale = halves + layout.scale_index(tile * kTileTokens, 0);
+    read_ahead(ahead, tile, num_tiles);
     for (int32_t g = 0; g < num_groups; ++g, scale += kTileTokens) {
       for (int32_t r = 0, now; r < rows; r += now) {
         now = rows_now(rows - r);
@@ -452,12 +463,13 @@ void score_per_token(const SideLayout& layout, const std::byte* side, int32_t nu
 
 void score_packed(const SideLayout& layout, const std::byte* side, int32_t num_tiles,
                   const DecodeQueries& q, int32_t first_row, int32_t rows, DecodeDots precision,
-                  const DecodeBuffer& buffer, float* scores) noexcept {
+                  const DecodeBuffer& buffer, ReadAhead ahead, float* scores) noexcept {
   const int passes = passes_of(precision);
   if (layout.axis() == QuantAxis::kPerChannel) {
-    score_per_channel(layout, side, num_tiles, q, first_row, rows, passes, buffer.weights, scores);
+    score_per_channel(layout, side, num_tiles, q, first_row, rows, passes, buffer.weights, ahead,
+                      scores);
   } else {
-    score_per_token(layout, side, num_tiles, q, first_row, rows, passes, scores);
+    score_per_token(layout, side, num_tiles, q, first_row, rows, passes, ahead, scores);
   }
 }
 
@@ -498,15 +510,13 @@ LOWKEY_INLINE void score_sixteen(const std::byte* keys, int64_t row_bytes, int32
 #pragma GCC unroll 4
       for (int r = 0; r < kRows; ++r) part[r][k] = F32x16{};
     }
-    for (int32_t c = 0; c < whole; c += kVectorFloats) {
-      F32x16 x[4];
+    // A key after the other: memory is read in its order.
 #pragma GCC unroll 4
-      for (int k = 0; k < 4; ++k) x[k] = load_row<kIsF32>(key[k], c);
+    for (int k = 0; k < 4; ++k) {
+      for (int32_t c = 0; c < whole; c += kVectorFloats) {
+        const F32x16 x = load_row<kIsF32>(key[k], c);
 #pragma GCC unroll 4
-      for (int r = 0; r < kRows; ++r) {
-        const F32x16 weight = load(q + r * padded_dim + c);
-#pragma GCC unroll 4
-        for (int k = 0; k < 4; ++k) part[r][k] += x[k] * weight;
+        for (int r = 0; r < kRows; ++r) part[r][k] += x * load(q + r * padded_dim + c);
       }
     }
     if (whole < head_dim) {
@@ -527,9 +537,11 @@ LOWKEY_INLINE void score_sixteen(const std::byte* keys, int64_t row_bytes, int32
 
 template <bool kIsF32>
 void score_rows_of(const std::byte* keys, int64_t count, int32_t head_dim, const DecodeQueries& q,
-                   int32_t first_row, int32_t rows, float* scores) noexcept {
+                   int32_t first_row, int32_t rows, ReadAhead ahead, float* scores) noexcept {
   const int64_t row_bytes = int64_t{head_dim} * (kIsF32 ? 4 : 2);
   for (int64_t t = 0; t < count; t += kVectorFloats) {
+    read_ahead(ahead, static_cast<int32_t>(t / kVectorFloats),
+               static_cast<int32_t>((count + kVectorFloats - 1) / kVectorFloats));
     const auto now = static_cast<int32_t>(count - t < kVectorFloats ? count - t : kVectorFloats);
     const std::byte* from = keys + t * row_bytes;
     for (int32_t r = 0, together; r < rows; r += together) {
@@ -555,11 +567,12 @@ void score_rows_of(const std::byte* keys, int64_t count, int32_t head_dim, const
 }
 
 void score_rows(const std::byte* keys, bool is_f32, int64_t count, int32_t head_dim,
-                const DecodeQueries& q, int32_t first_row, int32_t rows, float* scores) noexcept {
+                const DecodeQueries& q, int32_t first_row, int32_t rows, ReadAhead ahead,
+                float* scores) noexcept {
   if (is_f32) {
-    score_rows_of<true>(keys, count, head_dim, q, first_row, rows, scores);
+    score_rows_of<true>(keys, count, head_dim, q, first_row, rows, ahead, scores);
   } else {
-    score_rows_of<false>(keys, count, head_dim, q, first_row, rows, scores);
+    score_rows_of<false>(keys, count, head_dim, q, first_row, rows, ahead, scores);
   }
 }
 
@@ -617,7 +630,7 @@ LOWKEY_INLINE void store_value_weights(typename Simd::Fixed x, int passes, std::
 template <bool kPerChannel>
 void add_packed_axis(const SideLayout& layout, const std::byte* side, int32_t count,
                      const float* p_in, const float* factor, int32_t rows, int passes,
-                     std::byte* buffer, float* acc, int32_t padded_dim) noexcept {
+                     std::byte* buffer, ReadAhead ahead, float* acc, int32_t padded_dim) noexcept {
   const DotValues* dots = values_dots<kPerChannel>(layout, passes);
   const auto* halves = reinterpret_cast<const Half*>(side);
   const int32_t num_tiles = (count + kTileTokens - 1) / kTileTokens;
@@ -698,6 +711,7 @@ void add_packed_axis(const SideLayout& layout, const std::byte* side, int32_t co
   }
   for (int32_t tile = 0; tile < num_tiles; ++tile) {
     const std::byte* codes = side + layout.codes_offset() + tile * layout.tile_codes_bytes();
+    read_ahead(ahead, tile, num_tiles);
     const Half* scale = halves + (kPerChannel ? layout.scale_index(tile * kTileTokens, 0) : 0);
     for (int32_t block = 0; block < num_blocks; block += inner) {
       for (int32_t r = 0, now; r < rows; r += now) {
@@ -715,10 +729,11 @@ void add_packed_axis(const SideLayout& layout, const std::byte* side, int32_t co
 
 void add_packed(const SideLayout& layout, const std::byte* side, int32_t count, const float* p,
                 const float* factor, int32_t rows, DecodeDots precision, const DecodeBuffer& buffer,
-                float* acc, int32_t padded_dim) noexcept {
+                ReadAhead ahead, float* acc, int32_t padded_dim) noexcept {
   const auto add =
       layout.axis() == QuantAxis::kPerChannel ? add_packed_axis<true> : add_packed_axis<false>;
-  add(layout, side, count, p, factor, rows, passes_of(precision), buffer.weights, acc, padded_dim);
+  add(layout, side, count, p, factor, rows, passes_of(precision), buffer.weights, ahead, acc,
+      padded_dim);
 }
 
 template <bool kIsF32, int kRows, int kColumns>
@@ -774,35 +789,43 @@ void add_rows_of(const std::byte* values, int64_t count, int32_t head_dim, const
 
 template <bool kIsF32>
 void add_rows_in_portions(const std::byte* values, int64_t count, int32_t head_dim, const float* p,
-                          const float* factor, int32_t rows, float* acc,
+                          const float* factor, int32_t rows, ReadAhead ahead, float* acc,
                           int32_t padded_dim) noexcept {
-  for (int32_t r = 0, now; r < rows; r += now) {
-    now = rows_now(rows - r);
-    const float* weights = p + r * kPageTokens;
-    float* to = acc + r * padded_dim;
-    switch (now) {
-      case 1:
-        add_rows_of<kIsF32, 1>(values, count, head_dim, weights, factor + r, to, padded_dim);
-        break;
-      case 2:
-        add_rows_of<kIsF32, 2>(values, count, head_dim, weights, factor + r, to, padded_dim);
-        break;
-      case 3:
-        add_rows_of<kIsF32, 3>(values, count, head_dim, weights, factor + r, to, padded_dim);
-        break;
-      case 4:
-        add_rows_of<kIsF32, 4>(values, count, head_dim, weights, factor + r, to, padded_dim);
-        break;
+  const int64_t row_bytes = int64_t{head_dim} * (kIsF32 ? 4 : 2);
+  for (int64_t t = 0; t < count; t += kTileTokens) {
+    read_ahead(ahead, static_cast<int32_t>(t / kTileTokens),
+               static_cast<int32_t>((count + kTileTokens - 1) / kTileTokens));
+    const std::byte* from = values + t * row_bytes;
+    const int64_t tokens = count - t < kTileTokens ? count - t : kTileTokens;
+    for (int32_t r = 0, now; r < rows; r += now) {
+      now = rows_now(rows - r);
+      const float* weights = p + r * kPageTokens + t;
+      float* to = acc + r * padded_dim;
+      switch (now) {
+        case 1:
+          add_rows_of<kIsF32, 1>(from, tokens, head_dim, weights, factor + r, to, padded_dim);
+          break;
+        case 2:
+          add_rows_of<kIsF32, 2>(from, tokens, head_dim, weights, factor + r, to, padded_dim);
+          break;
+        case 3:
+          add_rows_of<kIsF32, 3>(from, tokens, head_dim, weights, factor + r, to, padded_dim);
+          break;
+        case 4:
+          add_rows_of<kIsF32, 4>(from, tokens, head_dim, weights, factor + r, to, padded_dim);
+          break;
+      }
     }
   }
 }
 
 void add_rows(const std::byte* values, bool is_f32, int64_t count, int32_t head_dim, const float* p,
-              const float* factor, int32_t rows, float* acc, int32_t padded_dim) noexcept {
+              const float* factor, int32_t rows, ReadAhead ahead, float* acc,
+              int32_t padded_dim) noexcept {
   if (is_f32) {
-    add_rows_in_portions<true>(values, count, head_dim, p, factor, rows, acc, padded_dim);
+    add_rows_in_portions<true>(values, count, head_dim, p, factor, rows, ahead, acc, padded_dim);
   } else {
-    add_rows_in_portions<false>(values, count, head_dim, p, factor, rows, acc, padded_dim);
+    add_rows_in_portions<false>(values, count, head_dim, p, factor, rows, ahead, acc, padded_dim);
   }
 }
 

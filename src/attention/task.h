@@ -1,6 +1,7 @@
 #pragma once
-// How attend() cuts its work: a task is one KV head's block of queries over a run of tokens; its
-// result is output rows, or a partial result that a merge combines by log-sum-exp.
+// How attend() cuts its work: a task is a block of queries of one KV head (decode: of a few) over a
+// run of tokens; its result is output rows, or a partial result that a merge combines by
+// log-sum-exp.
 #include <algorithm>
 #include <cstdint>
 
@@ -10,11 +11,13 @@
 
 namespace lowkey {
 
-// Queries [first_query, last_query) of one KV head of one item over units [first_unit, last_unit)
-// of its token list: tiles for prefill, pages for decode.
+// Queries [first_query, last_query) of KV heads [head, head + num_heads) of one item over units
+// [first_unit, last_unit) of its token list: tiles for prefill (which has one head), pages for
+// decode.
 struct AttendTask {
   const AttendItem* item = nullptr;
   int32_t head = 0;
+  int32_t num_heads = 1;
   int64_t first_query = 0, last_query = 0;
   int64_t first_unit = 0, last_unit = 0;
   bool decode = false;
