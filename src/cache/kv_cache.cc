@@ -189,18 +189,21 @@ struct KvSequence::Impl {
       }
       return;
     }
-    const int64_t run = layout.axis() == QuantAxis::kPerChannel ? layout.group_size() : 1;
-    scratch.resize(static_cast<size_t>(run * head_dim));
-    for (int64_t t = from; t < to; t += run) {
+    const bool per_channel = layout.axis() == QuantAxis::kPerChannel;
+    const int64_t longest = per_channel ? layout.group_size() : kTileTokens;
+    scratch.resize(static_cast<size_t>(longest * head_dim));
+    for (int64_t t = from, run; t < to; t += run) {
+      // A group, or what there is of a tile.
+      run = per_channel ? longest : std::min(kTileTokens - t % kTileTokens, to - t);
       for (int64_t i = 0; i < run; ++i) {
         half_to_float(reinterpret_cast<const Half*>(step.row(t + i)), scratch.data() + i * head_dim,
                       head_dim);
       }
       const auto in_page = static_cast<int32_t>(t % kPageTokens);
-      if (layout.axis() == QuantAxis::kPerChannel) {
+      if (per_channel) {
         pack_group(layout, side_of(t), in_page, scratch.data());
       } else {
-        pack_token(layout, side_of(t), in_page, scratch.data());
+        pack_tokens(layout, side_of(t), in_page, static_cast<int32_t>(run), scratch.data());
       }
     }
   }

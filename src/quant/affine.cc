@@ -11,6 +11,9 @@ AffineParams affine_params(const float* x, int64_t count, int64_t stride, int32_
     low = std::min(low, x[i * stride]);
     high = std::max(high, x[i * stride]);
   }
+  // -0 becomes 0: which of the two is met first shall not matter.
+  low += 0.0f;
+  high += 0.0f;
   // At most 131008 / 3 in two bits: never overflows f16.
   const float step = (high - low) / static_cast<float>((1 << bits) - 1);
   return {float_to_half(step), float_to_half(low)};

@@ -8,6 +8,7 @@
 //
 // Inputs are f16 values (the cache rounds before it quantizes), so zero_point is exact. A constant
 // group, or one whose range vanishes in f16, has scale 0 and codes 0 and is restored as zero_point.
+// A zero_point of -0 is stored as 0.
 #include <cstdint>
 
 #include "core/half.h"

@@ -37,6 +37,118 @@ void write_codes(const SideLayout& layout, std::byte* side, int32_t token, int32
   }
 }
 
+typedef uint8_t U8x16 __attribute__((vector_size(16)));
+typedef uint16_t U16x8 __attribute__((vector_size(16)));
+typedef uint32_t U32x4 __attribute__((vector_size(16)));
+
+// A slab's 64 codes, one a byte: [lane][byte].
+struct SlabCodes {
+  U32x4 part[4];
+};
+
+// Four rows of 16 bytes -> 16 columns of four.
+SlabCodes transpose_rows(const uint8_t* rows, int32_t stride) {
+  U8x16 r[4];
+  for (int i = 0; i < 4; ++i) std::memcpy(&r[i], rows + i * stride, sizeof(U8x16));
+  const U8x16 low = {0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23};
+  const U8x16 high = low + 8;
+  const U16x8 low_pairs = {0, 8, 1, 9, 2, 10, 3, 11}, high_pairs = low_pairs + 4;
+  const auto pairs = [](U8x16 a, U8x16 b, U8x16 order) {
+    return reinterpret_cast<U16x8>(__builtin_shuffle(a, b, order));
+  };
+  SlabCodes slab;
+  const U16x8 low01 = pairs(r[0], r[1], low), low23 = pairs(r[2], r[3], low);
+  const U16x8 high01 = pairs(r[0], r[1], high), high23 = pairs(r[2], r[3], high);
+  slab.part[0] = reinterpret_cast<U32x4>(__builtin_shuffle(low01, low23, low_pairs));
+  slab.part[1] = reinterpret_cast<U32x4>(__builtin_shuffle(low01, low23, high_pairs));
+  slab.part[2] = reinterpret_cast<U32x4>(__builtin_shuffle(high01, high23, low_pairs));
+  slab.part[3] = reinterpret_cast<U32x4>(__builtin_shuffle(high01, high23, high_pairs));
+  return slab;
+}
+
+SlabCodes load_slab(const SideLayout& layout, int32_t outer, int32_t inner, const uint8_t* codes,
+                    int32_t stride) {
+  if (layout.side() == Side::kValue) {
+    return transpose_rows(codes + outer * 4 * stride + inner * kLanes, stride);
+  }
+  SlabCodes slab;
+  for (int32_t lane = 0; lane < kLanes; ++lane) {
+    uint32_t quad;
+    std::memcpy(&quad, codes + (outer * kLanes + lane) * stride + inner * 4, sizeof(quad));
+    slab.part[lane / 4][lane % 4] = quad;
+  }
+  return slab;
+}
+
+// All codes of one tile, [kTileTokens, stride]: what write_codes() does token by token, with every
+// granule put together in registers and written once. A code never leaves its byte, so whole dwords
+// are shifted.
+void write_tile(const SideLayout& layout, std::byte* side, int32_t tile, const uint8_t* codes,
+                int32_t stride) {
+  const int32_t inner_fields = layout.inner_fields();
+  const int32_t outer_fields = layout.fields() / inner_fields;
+  const bool key = layout.side() == Side::kKey;
+  const int32_t outer_count = key ? 2 : kTileTokens / 4;
+  const int32_t inner_count = layout.head_dim() / (key ? 4 : kLanes);
+  std::byte* to = side + layout.codes_offset() + tile * layout.tile_codes_bytes();
+  for (int32_t inner0 = 0; inner0 < inner_count; inner0 += inner_fields) {
+    for (int32_t outer0 = 0; outer0 < outer_count; outer0 += outer_fields) {
+      SlabCodes granules[3] = {};  // only a 3-bit granule has all three
+      for (int32_t field = 0; field < layout.fields(); ++field) {
+        const SlabCodes slab = load_slab(layout, outer0 + field / inner_fields,
+                                         inner0 + field % inner_fields, codes, stride);
+        for (int i = 0; i < 4; ++i) {
+          const U32x4 x = slab.part[i];
+          if (layout.bits() != 3) {
+            granules[0].part[i] |= x << (field * layout.bits());
+          } else if (field < 6) {
+            granules[field / 2].part[i] |= x << (field % 2 * 3);
+          } else {
+            granules[field - 6].part[i] |= (x & 0x03030303u) << 6;
+            granules[2].part[i] |= ((x >> 2) & 0x01010101u) << field;
+          }
+        }
+      }
+      std::memcpy(to, granules, static_cast<size_t>(layout.granule_bytes()));
+      to += layout.granule_bytes();
+    }
+  }
+}
+
+// Codes of tokens [first, first + count) of the page: whole tiles at once, others one by one.
+void write_tokens(const SideLayout& layout, std::byte* side, int32_t first, int32_t count,
+                  const uint8_t* codes) {
+  const int32_t head_dim = layout.head_dim();
+  for (int32_t t = 0; t < count;) {
+    if ((first + t) % kTileTokens == 0 && t + kTileTokens <= count) {
+      write_tile(layout, side, (first + t) / kTileTokens, codes + t * head_dim, head_dim);
+      t += kTileTokens;
+    } else {
+      write_codes(layout, side, first + t, 0, head_dim, codes + t * head_dim);
+      ++t;
+    }
+  }
+}
+
+// affine_params of contiguous values: extremes of eight interleaved series, then of those.
+AffineParams contiguous_params(const float* x, int32_t count, int32_t bits) {
+  constexpr int32_t kSeries = 8;
+  if (count % kSeries != 0) return affine_params(x, count, 1, bits);
+  float low[kSeries], high[kSeries];
+  std::copy_n(x, kSeries, low);
+  std::copy_n(x, kSeries, high);
+  for (int32_t i = kSeries; i < count; i += kSeries) {
+    for (int32_t j = 0; j < kSeries; ++j) {
+      low[j] = x[i + j] < low[j] ? x[i + j] : low[j];
+      high[j] = x[i + j] > high[j] ? x[i + j] : high[j];
+    }
+  }
+  float extremes[2 * kSeries];
+  std::copy_n(low, kSeries, extremes);
+  std::copy_n(high, kSeries, extremes + kSeries);
+  return affine_params(extremes, 2 * kSeries, 1, bits);
+}
+
 // affine_code without its branch: a group of no range divides by 1 instead, and its differences are
 // 0 or below.
 inline uint8_t code_of(float above_minimum, float scale, float levels) {
@@ -65,7 +177,7 @@ void pack_group(const SideLayout& layout, std::byte* side, int32_t first, const 
       "group of {} tokens at {}", group, first);
   constexpr int32_t kBlock = 64;  // channels at a time, so that the parameters stay on the stack
   const float levels = static_cast<float>((1 << layout.bits()) - 1);
-  uint8_t codes[kPageTokens * kBlock];
+  uint8_t codes[kPageTokens * kMaxHeadDim];
   for (int32_t c0 = 0; c0 < head_dim; c0 += kBlock) {
     const int32_t width = std::min(kBlock, head_dim - c0);
     float low[kBlock], high[kBlock], scale[kBlock];
@@ -81,40 +193,46 @@ void pack_group(const SideLayout& layout, std::byte* side, int32_t first, const 
     auto* scales = reinterpret_cast<Half*>(side) + layout.scale_index(first, c0);
     Half* zero_points = scales + layout.zero_point_stride();
     for (int32_t c = 0; c < width; ++c) {
+      low[c] += 0.0f;  // as affine_params
+      high[c] += 0.0f;
       scales[c] = float_to_half((high[c] - low[c]) / levels);
       zero_points[c] = float_to_half(low[c]);
       scale[c] = half_to_float(scales[c]);
     }
     for (int32_t t = 0; t < group; ++t) {
       for (int32_t c = 0; c < width; ++c) {
-        codes[t * kBlock + c] = code_of(x[t * head_dim + c0 + c] - low[c], scale[c], levels);
+        codes[t * head_dim + c0 + c] = code_of(x[t * head_dim + c0 + c] - low[c], scale[c], levels);
       }
     }
-    for (int32_t t = 0; t < group; ++t) {
-      write_codes(layout, side, first + t, c0, width, codes + t * kBlock);
-    }
   }
+  write_tokens(layout, side, first, group, codes);
 }
 
-void pack_token(const SideLayout& layout, std::byte* side, int32_t token, const float* x) {
+void pack_tokens(const SideLayout& layout, std::byte* side, int32_t first, int32_t count,
+                 const float* x) {
   const int32_t group = layout.group_size();
   const int32_t head_dim = layout.head_dim();
-  LOWKEY_CHECK(layout.axis() == QuantAxis::kPerToken && token >= 0 && token < kPageTokens,
-               "token {}", token);
+  LOWKEY_CHECK(layout.axis() == QuantAxis::kPerToken && first >= 0 && count > 0 &&
+                   first / kTileTokens == (first + count - 1) / kTileTokens &&
+                   first + count <= kPageTokens,
+               "tokens [{}, {} + {})", first, first, count);
   const float levels = static_cast<float>((1 << layout.bits()) - 1);
-  uint8_t codes[kMaxHeadDim];
-  for (int32_t first = 0; first < head_dim; first += group) {
-    const AffineParams params = affine_params(x + first, group, 1, layout.bits());
-    auto* scale_place = reinterpret_cast<Half*>(side) + layout.scale_index(token, first);
-    scale_place[0] = params.scale;
-    scale_place[layout.zero_point_stride()] = params.zero_point;
-    const float scale = half_to_float(params.scale);
-    const float zero_point = half_to_float(params.zero_point);
-    for (int32_t c = first; c < first + group; ++c) {
-      codes[c] = code_of(x[c] - zero_point, scale, levels);
+  uint8_t codes[kTileTokens * kMaxHeadDim];
+  for (int32_t t = 0; t < count; ++t) {
+    const float* row = x + t * head_dim;
+    for (int32_t c0 = 0; c0 < head_dim; c0 += group) {
+      const AffineParams params = contiguous_params(row + c0, group, layout.bits());
+      auto* scale_place = reinterpret_cast<Half*>(side) + layout.scale_index(first + t, c0);
+      scale_place[0] = params.scale;
+      scale_place[layout.zero_point_stride()] = params.zero_point;
+      const float scale = half_to_float(params.scale);
+      const float zero_point = half_to_float(params.zero_point);
+      for (int32_t c = c0; c < c0 + group; ++c) {
+        codes[t * head_dim + c] = code_of(row[c] - zero_point, scale, levels);
+      }
     }
   }
-  write_codes(layout, side, token, 0, head_dim, codes);
+  write_tokens(layout, side, first, count, codes);
 }
 
 uint8_t read_code(const SideLayout& layout, const std::byte* side, int32_t token, int32_t channel) {

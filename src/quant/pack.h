@@ -14,8 +14,10 @@ namespace lowkey {
 // x: [group_size, head_dim] f16-rounded values as float.
 void pack_group(const SideLayout& layout, std::byte* side, int32_t first, const float* x);
 
-// Per-token sides: one token of the page. x: [head_dim].
-void pack_token(const SideLayout& layout, std::byte* side, int32_t token, const float* x);
+// Per-token sides: tokens [first, first + count) of the page, all in one tile; a whole tile is
+// several times as fast as its tokens one by one. x: [count, head_dim].
+void pack_tokens(const SideLayout& layout, std::byte* side, int32_t first, int32_t count,
+                 const float* x);
 
 uint8_t read_code(const SideLayout& layout, const std::byte* side, int32_t token, int32_t channel);
 

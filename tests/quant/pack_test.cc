@@ -39,7 +39,7 @@ class Pack : public testing::TestWithParam<Case> {
       if (step > 1) {
         pack_group(layout, side, t, rows);
       } else {
-        pack_token(layout, side, t, rows);
+        pack_tokens(layout, side, t, 1, rows);
       }
     }
   }
@@ -103,6 +103,35 @@ TEST_P(Pack, OrderAndRepetitionDoNotMatter) {
              true);  // leaves other codes behind, to be overwritten
     pack_all(layout, rewritten.data(), x, true);
     ASSERT_EQ(forward, rewritten);
+  }
+}
+
+// A whole tile is put together in registers, a part of one code by code: the same bytes.
+TEST_P(Pack, ATileIsItsTokensOneByOne) {
+  const Case& p = GetParam();
+  if (p.axis == QuantAxis::kPerChannel) return;  // a group is packed in one way only
+  SplitMix64 rng(9);
+  std::vector<float> x = random_rows(rng, int64_t{kPageTokens} * p.head_dim);
+  for (size_t i = 0; i < x.size(); i += 3) x[i] = i % 2 == 0 ? 0.0f : -0.0f;  // and groups of these
+  std::fill_n(x.begin(), 2 * p.head_dim, 0.0f);
+  x[static_cast<size_t>(p.head_dim - 1)] = -0.0f;
+  for (Side which : {Side::kKey, Side::kValue}) {
+    const SideLayout layout(which, {.bits = p.bits, .axis = p.axis, .group_size = p.group},
+                            p.head_dim);
+    std::vector<std::byte> one_by_one(static_cast<size_t>(layout.bytes()));
+    std::vector<std::byte> tiles(one_by_one.size(), std::byte{0xff});  // codes left behind
+    std::vector<std::byte> parts(one_by_one.size());
+    const auto pack = [&](std::vector<std::byte>& side, int first, int count) {
+      pack_tokens(layout, side.data(), first, count, x.data() + first * p.head_dim);
+    };
+    pack_all(layout, one_by_one.data(), x, false);
+    for (int t = 0; t < kPageTokens; t += 32) {
+      pack(tiles, t, 32);
+      pack(parts, t, 7);
+      pack(parts, t + 7, 25);
+    }
+    ASSERT_EQ(tiles, one_by_one);
+    ASSERT_EQ(parts, one_by_one);
   }
 }
 
