@@ -23,7 +23,6 @@ constexpr size_t kLongLabel = 12;  // longer recipes get a letter, and a line be
 struct BenchReport {
   const BenchOptions& options;
   Engine& engine;
-  WeightStorage weights;
   const std::vector<SpeedRow>& rows;
 
   std::string model_name() const { return engine.file().path().stem().string(); }
@@ -101,7 +100,7 @@ struct BenchReport {
                        {"model_size", engine.file().weight_bytes()},
                        {"model_n_params", parameters()},
                        {"isa", isa_name(active_isa())},
-                       {"weights", weight_storage_name(weights)}});
+                       {"weights", weight_storage_name(engine.weight_storage())}});
     }
     return array.dump(2) + "\n";
   }
@@ -119,14 +118,14 @@ int bench_verb(const BenchOptions& options) {
   speed.repetitions = options.repetitions;
 
   ProgressBar bar;
-  const WeightStorage weights = weight_storage(options.weights);
-  Engine engine(options.model, {weights, options.threads, 0}, bar.callback());
+  Engine engine(options.model, {weight_storage(options.weights), options.threads, 0},
+                bar.callback());
   std::vector<ResolvedRecipe> recipes;
   for (const std::string& kv : options.kv) recipes.push_back(recipe_for(kv, engine));
   const std::vector<SpeedRow> rows = measure_speed(engine, recipes, speed, bar.callback());
   bar.clear();
 
-  const BenchReport report{options, engine, weights, rows};
+  const BenchReport report{options, engine, rows};
   if (options.json_file == "-") {
     fmt::print("{}", report.json());
     return 0;
@@ -136,7 +135,7 @@ int bench_verb(const BenchOptions& options) {
   } else {
     fmt::print("{}{}", report.table(terminal.utf8, false).text(terminal), report.legend());
   }
-  if (options.verbose) fmt::print(stderr, "{}\n", describe_engine(engine, weights));
+  if (options.verbose) fmt::print(stderr, "{}\n", describe_engine(engine));
   if (options.json_file) write_file_atomically(*options.json_file, report.json());
   return 0;
 }

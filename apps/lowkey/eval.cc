@@ -118,8 +118,8 @@ int eval_verb(const EvalOptions& options) {
   const std::string text_sha256 = sha256_hex(text);
 
   ProgressBar bar;
-  const WeightStorage weights = weight_storage(options.weights);
-  Engine engine(options.model, {weights, options.threads, 0}, bar.callback());
+  Engine engine(options.model, {weight_storage(options.weights), options.threads, 0},
+                bar.callback());
   std::vector<ResolvedRecipe> recipes;
   for (const std::string& kv : options.kv) {
     // The reference is always measured; asking for it changes nothing.
@@ -148,7 +148,7 @@ int eval_verb(const EvalOptions& options) {
              std::filesystem::path(options.text).filename().string(), text_sha256.substr(0, 12),
              with_separators(evaluation.scored_tokens), evaluation.windows,
              evaluation.windows == 1 ? "" : "s", with_separators(options.ctx));
-  fmt::print("{}; bits and bytes at {} tokens\n\n", describe_engine(engine, weights),
+  fmt::print("{}; bits and bytes at {} tokens\n\n", describe_engine(engine),
              with_separators(options.ctx));
   fmt::print("{}", report.table(terminal));
   if (options.json_file) write_file_atomically(*options.json_file, report.json());

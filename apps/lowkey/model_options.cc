@@ -6,14 +6,15 @@
 
 namespace lowkey {
 
-WeightStorage weight_storage(WeightsOption option) {
+std::optional<WeightStorage> weight_storage(WeightsOption option) {
   switch (option) {
-    case WeightsOption::kAuto: return best_weight_storage();
+    case WeightsOption::kAuto: return std::nullopt;
     case WeightsOption::kF32: return WeightStorage::kF32;
     case WeightsOption::kBf16: return WeightStorage::kBF16;
     case WeightsOption::kFile: return WeightStorage::kFile;
+    case WeightsOption::kPacked: return WeightStorage::kPacked;
   }
-  return WeightStorage::kF32;
+  return std::nullopt;
 }
 
 ResolvedRecipe recipe_for(const std::string& text, const Engine& engine) {
@@ -22,10 +23,10 @@ ResolvedRecipe recipe_for(const std::string& text, const Engine& engine) {
   return recipe;
 }
 
-std::string describe_engine(Engine& engine, WeightStorage weights) {
+std::string describe_engine(Engine& engine) {
   return fmt::format("{} kernels, {} thread{}, {} weights", isa_name(active_isa()),
                      engine.pool().num_threads(), engine.pool().num_threads() == 1 ? "" : "s",
-                     weight_storage_name(weights));
+                     weight_storage_name(engine.weight_storage()));
 }
 
 }  // namespace lowkey

@@ -1,5 +1,6 @@
 #pragma once
 // What verbs that load a model have in common.
+#include <optional>
 #include <string>
 
 #include "core/progress.h"
@@ -9,12 +10,13 @@
 
 namespace lowkey {
 
-WeightStorage weight_storage(WeightsOption option);
+// None for auto: the engine chooses.
+std::optional<WeightStorage> weight_storage(WeightsOption option);
 
 // Short form or file, bound to the model; labelled as the user wrote it.
 ResolvedRecipe recipe_for(const std::string& text, const Engine& engine);
 
-// "avx512, 2 threads, bf16 weights": what --verbose prints and results carry.
-std::string describe_engine(Engine& engine, WeightStorage weights);
+// "avx512 kernels, 2 threads, packed weights": what --verbose prints and results carry.
+std::string describe_engine(Engine& engine);
 
 }  // namespace lowkey

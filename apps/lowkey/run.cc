@@ -50,8 +50,8 @@ class Runner {
       : options_(options),
         out_(detect_terminal(stdout, options.no_color)),
         err_(detect_terminal(stderr, options.no_color)),
-        weights_(weight_storage(options.weights)),
-        engine_(options.model, {weights_, options.threads, options.ctx.value_or(0)},
+        engine_(options.model,
+                {weight_storage(options.weights), options.threads, options.ctx.value_or(0)},
                 bar_.callback()),
         recipe_(recipe_for(options.kv, engine_)),
         session_(engine_, recipe_) {
@@ -62,9 +62,8 @@ class Runner {
     generate_.cancel = &interrupt_.flag();
     if (options.verbose) {
       note(fmt::format("{}; cache {}; temperature {}, top-k {}, top-p {}, min-p {}, seed {}",
-                       describe_engine(engine_, weights_), options.kv,
-                       generate_.sampling.temperature, generate_.sampling.top_k,
-                       generate_.sampling.top_p, generate_.sampling.min_p,
+                       describe_engine(engine_), options.kv, generate_.sampling.temperature,
+                       generate_.sampling.top_k, generate_.sampling.top_p, generate_.sampling.min_p,
                        generate_.sampling.seed));
     }
   }
@@ -237,7 +236,6 @@ class Runner {
   const Terminal out_, err_;
   ProgressBar bar_;
   InterruptGuard interrupt_;
-  WeightStorage weights_;
   Engine engine_;
   ResolvedRecipe recipe_;
   Session session_;

@@ -9,7 +9,7 @@
 namespace lowkey {
 
 // How weights are held: kFile keeps the file's own blocks, kAuto decides by the machine.
-enum class WeightsOption : uint8_t { kAuto, kF32, kBf16, kFile };
+enum class WeightsOption : uint8_t { kAuto, kF32, kBf16, kFile, kPacked };
 
 // What is absent is taken from the model's generation defaults, else from the engine.
 struct SamplingFlags {

@@ -7,13 +7,19 @@
 
 namespace lowkey {
 
-WeightStorage best_weight_storage() {
+WeightStorage best_weight_storage(const ModelFile& file) {
+  for (const std::string& name : file.tensor_names()) {
+    if (dtype_block_elements(file.tensor(name).dtype) > 1) return WeightStorage::kPacked;
+  }
   return cpu_features().avx512_bf16 ? WeightStorage::kBF16 : WeightStorage::kF32;
 }
 
 Engine::Engine(const std::filesystem::path& model, const EngineOptions& options,
                const ProgressFn& progress)
-    : file_(ModelFile::open(model)), tokenizer_(file_.tokenizer()), pool_(options.threads) {
+    : file_(ModelFile::open(model)),
+      tokenizer_(file_.tokenizer()),
+      weights_(options.weights.value_or(best_weight_storage(file_))),
+      pool_(options.threads) {
   const ModelConfig& config = file_.config();
   max_context_ = options.max_context == 0 ? config.max_context : options.max_context;
   if (max_context_ > config.max_context) {
@@ -28,7 +34,7 @@ Engine::Engine(const std::filesystem::path& model, const EngineOptions& options,
         std::make_unique<ChatTemplate>(file_.chat_template(), token_text(file_.tokenizer().bos),
                                        token_text(file_.tokenizer().eos));
   }
-  model_ = std::make_unique<Model>(Model::load(file_, options.weights, pool_, progress));
+  model_ = std::make_unique<Model>(Model::load(file_, weights_, pool_, progress));
 }
 
 Engine::~Engine() = default;

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -21,14 +22,15 @@
 namespace lowkey {
 
 struct EngineOptions {
-  WeightStorage weights = WeightStorage::kBF16;
-  int threads = 0;          // 0: every core the process may use
-  int64_t max_context = 0;  // 0: the model's own
+  std::optional<WeightStorage> weights;  // none: best_weight_storage
+  int threads = 0;                       // 0: every core the process may use
+  int64_t max_context = 0;               // 0: the model's own
 };
 
-// What this machine multiplies fastest without losing what matters: bf16 where the processor has
-// it, else f32.
-WeightStorage best_weight_storage();
+// What this machine decodes fastest without losing what matters. Weights quantized in the file stay
+// quantized: their blocks are exact, and the fewest bytes to read. Others: bf16 where the processor
+// has it, else f32.
+WeightStorage best_weight_storage(const ModelFile& file);
 
 // Prompts are computed in pieces of at most this many tokens: enough for full-speed matrix
 // products, little enough that activations stay small and progress moves.
@@ -45,6 +47,7 @@ class Engine {
   const Tokenizer& tokenizer() const { return tokenizer_; }
   Model& model() { return *model_; }
   ThreadPool& pool() { return pool_; }
+  WeightStorage weight_storage() const { return weights_; }
   int64_t max_context() const { return max_context_; }
   KvShape kv_shape() const;
 
@@ -57,6 +60,7 @@ class Engine {
  private:
   ModelFile file_;
   Tokenizer tokenizer_;
+  WeightStorage weights_;
   ThreadPool pool_;
   std::unique_ptr<Model> model_;
   std::unique_ptr<ChatTemplate> template_;
