@@ -136,7 +136,7 @@ class DecodeRunner {
     const std::byte* data = head_->pages[page].data() + side.page_offset;
     if (!k_packed_) {
       kernels_.score_rows(data, side.layout->bits() == 32, count, head_dim_, queries_, first_row,
-                          rows, values_of(page), scores);
+                          rows, {}, scores);
       return;
     }
     const auto tiles = static_cast<int32_t>(ceil_div<int64_t>(count, kTileTokens));
@@ -162,7 +162,7 @@ class DecodeRunner {
     const std::byte* data = head_->pages[page].data() + side.page_offset;
     if (!v_packed_) {
       kernels_.add_rows(data, side.layout->bits() == 32, count, head_dim_, p, factor_.data(), rows,
-                        next_page_, acc, padded_dim_);
+                        {}, acc, padded_dim_);
       return;
     }
     if (v_direct_) {

@@ -491,13 +491,15 @@ LOWKEY_INLINE F32x16 load_row_end(const std::byte* row, int32_t c, int32_t head_
 }
 
 // Sixteen keys: products by channel, then one sum per key; four keys at a time, so that their
-// partial sums stay in registers. The first `count` scores are meant.
-template <bool kIsF32, int kRows>
-LOWKEY_INLINE void score_sixteen(const std::byte* keys, int64_t row_bytes, int32_t count,
-                                 int32_t head_dim, const float* q, int32_t padded_dim,
-                                 float* scores) {
+// partial sums stay in registers. The first `count` scores are meant. kVectors: whole vectors in a
+// row, or 0 where only head_dim knows.
+template <bool kIsF32, int kRows, int kVectors>
+LOWKEY_NOINLINE void score_sixteen(const std::byte* keys, int32_t count, int32_t head_dim,
+                                   const float* q, int32_t padded_dim, float* scores) noexcept {
+  const int32_t whole = kVectors > 0 ? kVectors : head_dim / kVectorFloats;
+  const int64_t row_bytes =
+      (kVectors > 0 ? kVectors * kVectorFloats : int64_t{head_dim}) * (kIsF32 ? 4 : 2);
   typename Simd::Quarter quarter[kRows][4];
-  const int32_t whole = head_dim / kVectorFloats * kVectorFloats;
 #pragma GCC unroll 4
   for (int quad = 0; quad < 4; ++quad) {
     F32x16 part[kRows][4];
@@ -510,58 +512,75 @@ LOWKEY_INLINE void score_sixteen(const std::byte* keys, int64_t row_bytes, int32
 #pragma GCC unroll 4
       for (int r = 0; r < kRows; ++r) part[r][k] = F32x16{};
     }
-    // A key after the other: memory is read in its order.
+    if constexpr (kRows == 1 && kVectors > 0) {
+      // A key after the other: memory is read in its order.
 #pragma GCC unroll 4
-    for (int k = 0; k < 4; ++k) {
-      for (int32_t c = 0; c < whole; c += kVectorFloats) {
-        const F32x16 x = load_row<kIsF32>(key[k], c);
+      for (int k = 0; k < 4; ++k) {
+#pragma GCC unroll 8
+        for (int32_t v = 0; v < whole; ++v) {
+          part[0][k] += load_row<kIsF32>(key[k], v * kVectorFloats) * load(q + v * kVectorFloats);
+        }
+      }
+    } else {
+#pragma GCC unroll 2
+      for (int32_t v = 0; v < whole; ++v) {
+        F32x16 x[4];
 #pragma GCC unroll 4
-        for (int r = 0; r < kRows; ++r) part[r][k] += x * load(q + r * padded_dim + c);
+        for (int k = 0; k < 4; ++k) x[k] = load_row<kIsF32>(key[k], v * kVectorFloats);
+#pragma GCC unroll 4
+        for (int r = 0; r < kRows; ++r) {
+          const F32x16 weight = load(q + r * padded_dim + v * kVectorFloats);
+#pragma GCC unroll 4
+          for (int k = 0; k < 4; ++k) part[r][k] += x[k] * weight;
+        }
       }
     }
-    if (whole < head_dim) {
+    if (kVectors == 0 && whole * kVectorFloats < head_dim) {
       for (int k = 0; k < 4; ++k) {
-        const F32x16 x = load_row_end<kIsF32>(key[k], whole, head_dim);
-        for (int r = 0; r < kRows; ++r) part[r][k] += x * load(q + r * padded_dim + whole);
+        const F32x16 x = load_row_end<kIsF32>(key[k], whole * kVectorFloats, head_dim);
+        for (int r = 0; r < kRows; ++r) {
+          part[r][k] += x * load(q + r * padded_dim + whole * kVectorFloats);
+        }
       }
     }
 #pragma GCC unroll 4
     for (int r = 0; r < kRows; ++r) quarter[r][quad] = Simd::quarter_sums(part[r]);
   }
+#pragma GCC unroll 4
   for (int r = 0; r < kRows; ++r) {
-    float all[kVectorFloats];
-    store(all, Simd::sum_quarters(quarter[r]));
-    __builtin_memcpy(scores + r * kPageTokens, all, static_cast<size_t>(count) * sizeof(float));
+    const F32x16 all = Simd::sum_quarters(quarter[r]);
+    if (count == kVectorFloats) {
+      store(scores + r * kPageTokens, all);
+    } else {
+      __builtin_memcpy(scores + r * kPageTokens, &all, static_cast<size_t>(count) * sizeof(float));
+    }
   }
 }
+
+using ScoreSixteen = void (*)(const std::byte*, int32_t, int32_t, const float*, int32_t,
+                              float*) noexcept;
+template <bool kIsF32, int kVectors>
+constexpr ScoreSixteen kScoreSixteen[kRowsTogether] = {
+    score_sixteen<kIsF32, 1, kVectors>, score_sixteen<kIsF32, 2, kVectors>,
+    score_sixteen<kIsF32, 3, kVectors>, score_sixteen<kIsF32, 4, kVectors>};
 
 template <bool kIsF32>
 void score_rows_of(const std::byte* keys, int64_t count, int32_t head_dim, const DecodeQueries& q,
                    int32_t first_row, int32_t rows, ReadAhead ahead, float* scores) noexcept {
   const int64_t row_bytes = int64_t{head_dim} * (kIsF32 ? 4 : 2);
-  for (int64_t t = 0; t < count; t += kVectorFloats) {
-    read_ahead(ahead, static_cast<int32_t>(t / kVectorFloats),
-               static_cast<int32_t>((count + kVectorFloats - 1) / kVectorFloats));
+  const ScoreSixteen* score = head_dim == 64    ? kScoreSixteen<kIsF32, 4>
+                              : head_dim == 128 ? kScoreSixteen<kIsF32, 8>
+                                                : kScoreSixteen<kIsF32, 0>;
+  const auto parts = static_cast<int32_t>((count + kVectorFloats - 1) / kVectorFloats);
+  for (int32_t part = 0; part < parts; ++part) {
+    read_ahead(ahead, part, parts);
+    const int64_t t = part * kVectorFloats;
     const auto now = static_cast<int32_t>(count - t < kVectorFloats ? count - t : kVectorFloats);
-    const std::byte* from = keys + t * row_bytes;
     for (int32_t r = 0, together; r < rows; r += together) {
       together = rows_now(rows - r);
-      const float* weights = q.f32 + (first_row + r) * q.padded_dim;
-      float* to = scores + r * kPageTokens + t;
-      switch (together) {
-        case 1:
-          score_sixteen<kIsF32, 1>(from, row_bytes, now, head_dim, weights, q.padded_dim, to);
-          break;
-        case 2:
-          score_sixteen<kIsF32, 2>(from, row_bytes, now, head_dim, weights, q.padded_dim, to);
-          break;
-        case 3:
-          score_sixteen<kIsF32, 3>(from, row_bytes, now, head_dim, weights, q.padded_dim, to);
-          break;
-        case 4:
-          score_sixteen<kIsF32, 4>(from, row_bytes, now, head_dim, weights, q.padded_dim, to);
-          break;
-      }
+      score[together - 1](keys + t * row_bytes, now, head_dim,
+                          q.f32 + (first_row + r) * q.padded_dim, q.padded_dim,
+                          scores + r * kPageTokens + t);
     }
   }
 }
@@ -673,7 +692,7 @@ void add_packed_axis(const SideLayout& layout, const std::byte* side, int32_t co
       std::byte* weights = buffer + (tile * kMaxDecodeRows * num_groups + g) * kWeightBytes;
       if constexpr (kPerChannel) {
         for (int32_t r = 0; r < rows; ++r) {
-          unit[tile][r][0] = factor[r] / kFixedTop;
+          unit[tile][r][0] = factor[r] * (1.0f / kFixedTop);
           store_value_weights(fixed[tile][r], passes, weights + r * row_stride, unit[tile][r][0]);
           probability_sum[tile][r] =
               factor[r] * Simd::sum_lanes(load(p[tile][r]) + load(p[tile][r] + kVectorFloats));
@@ -684,7 +703,7 @@ void add_packed_axis(const SideLayout& layout, const std::byte* side, int32_t co
         const Half* zero_point = scale + layout.zero_point_stride();
         const int exponent = Simd::largest_exponent(scale, kTileTokens);
         const auto s = Simd::to_fixed(scale, exponent);
-        const float fold_unit = power_of_two(exponent - 29 + 15) / kFixedTop;
+        const float fold_unit = power_of_two(exponent - 29 + 15) * (1.0f / kFixedTop);
         const F32x16 z0 = load_half(zero_point), z1 = load_half(zero_point + kVectorFloats);
         for (int32_t r = 0; r < rows; ++r) {
           zero[r] += z0 * load(p[tile][r]) + z1 * load(p[tile][r] + kVectorFloats);
