@@ -97,11 +97,9 @@ CLI::Option* add_weights(CLI::App& app, WeightsOption& target, const char* by_de
     if (text == "packed") return WeightsOption::kPacked;
     return std::nullopt;
   };
-  return add_parsed(
-             app, "--weights", target, parse, "auto, f32, bf16, file or packed",
-             fmt::format("auto, f32, bf16, file (as stored) or packed (the same, arranged for "
-                         "decoding); default {}",
-                         by_default))
+  return add_parsed(app, "--weights", target, parse, "auto, f32, bf16, file or packed",
+                    fmt::format("auto, f32, bf16, file, packed (file for decoding); default {}",
+                                by_default))
       ->type_name("TYPE");
 }
 

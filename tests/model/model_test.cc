@@ -149,6 +149,25 @@ TEST(Model, BlocksKeptInTheFileEqualFloatsOnTheRealModel) {
   EXPECT_LT(kept.model().weights().owned_bytes(), 10'000'000);
 }
 
+// Strips hold the same weights and quantize their inputs to 16 bits, an error of about 1e-5 per
+// product (linear/strip_kernels.h), which thirty layers add up. What two bytes per input keep shows
+// beside bf16 weights.
+TEST(Model, StripsEqualBlocksOnTheRealModel) {
+  const auto path = test::real_model();
+  if (!path) GTEST_SKIP() << "SmolLM2 is not here: ./dev setup brings it";
+  LoadedModel kept(*path, WeightStorage::kFile), packed(*path, WeightStorage::kPacked),
+      rounded(*path, WeightStorage::kBF16);
+  const std::vector<int32_t> tokens = tokens_for(kept, 24);
+  const std::vector<float> expected = run_logits(kept, "16", tokens, 8, Backend::kNative);
+  const double error =
+      root_mean_square(run_logits(packed, "16", tokens, 8, Backend::kNative), expected);
+  EXPECT_LE(error, 1e-3 * root_mean_square(expected, std::vector<float>(expected.size())));
+  EXPECT_LE(10 * error,
+            root_mean_square(run_logits(rounded, "16", tokens, 8, Backend::kNative), expected));
+  // The same bytes as the file's, but for rows that fill up the last strips, and the norms.
+  EXPECT_LT(packed.model().weights().owned_bytes(), 98'000'000);
+}
+
 TEST(Model, PrefillInPiecesEqualsPrefillAtOnce) {
   LoadedModel loaded({.seed = 12, .head_dim = 32});
   const std::vector<int32_t> tokens = tokens_for(loaded, 150);
@@ -338,21 +357,42 @@ int64_t steady_allocations(const LoadedModel& loaded, const std::string& recipe,
   return count.since();
 }
 
+// Decoding with the whole of `loaded`: three sequences at a time.
+int64_t steady_allocations(LoadedModel& loaded, const std::string& recipe) {
+  const ModelConfig& config = loaded.config();
+  std::vector<float> hidden(3 * static_cast<size_t>(config.hidden_size));
+  std::vector<float> logits(3 * static_cast<size_t>(config.vocab_size));
+  return steady_allocations(loaded, recipe, [&](std::span<const StepItem> items) {
+    loaded.model().forward(items, hidden.data());
+    loaded.model().logits(hidden.data(), 3, logits.data());
+  });
+}
+
 TEST(Model, DecodingAllocatesNothing) {
   // One thread: each makes itself a workspace when it first gets to attend, sooner or later.
   LoadedModel loaded({.head_dim = 32}, WeightStorage::kBF16, 1);
-  const ModelConfig& config = loaded.config();
   for (const char* recipe : {"16", "8", "kivi-4:r32+i1"}) {
-    SCOPED_TRACE(recipe);
-    std::vector<float> hidden(3 * static_cast<size_t>(config.hidden_size));
-    std::vector<float> logits(3 * static_cast<size_t>(config.vocab_size));
-    const int64_t by_model =
-        steady_allocations(loaded, recipe, [&](std::span<const StepItem> items) {
-          loaded.model().forward(items, hidden.data());
-          loaded.model().logits(hidden.data(), 3, logits.data());
-        });
-    EXPECT_EQ(by_model, 0);
+    EXPECT_EQ(steady_allocations(loaded, recipe), 0) << recipe;
   }
+}
+
+TEST(Model, DecodingPackedWeightsAllocatesNothing) {
+  const auto path = test::real_model();
+  if (!path) GTEST_SKIP() << "SmolLM2 is not here: ./dev setup brings it";
+  LoadedModel loaded(*path, WeightStorage::kPacked, 1);
+  EXPECT_EQ(steady_allocations(loaded, "kivi-4"), 0);
+}
+
+// ATen's own threads are libgomp's, which spin: a decode step must never wake them.
+TEST(Model, DecodingStartsNoThreads) {
+  LoadedModel loaded({.head_dim = 32}, WeightStorage::kBF16, 2);
+  const auto threads = [] {
+    const std::filesystem::directory_iterator tasks("/proc/self/task");
+    return std::distance(begin(tasks), end(tasks));
+  };
+  const auto before = threads();
+  steady_allocations(loaded, "16");
+  EXPECT_EQ(threads(), before);
 }
 
 TEST(Model, RealModelInBFloat16StaysSmall) {
