@@ -139,6 +139,12 @@ AtenOps::Value AtenOps::attend(int32_t layer, const Value& q, const Value& k, co
   return out;
 }
 
+void AtenOps::store(int32_t layer, const Value& k, const Value& v) {
+  const at::Tensor keys = k.contiguous(), values = v.contiguous();
+  attention_.store(layer, step_->items(), keys.const_data_ptr<float>(),
+                   values.const_data_ptr<float>());
+}
+
 AtenOps::Value AtenOps::silu_mul(const Value& gate, const Value& up) {
   return by_rows(gate.size(0), gate.size(1), [&](int64_t first, int64_t count) {
     return at::silu(gate.narrow(0, first, count)) * up.narrow(0, first, count);

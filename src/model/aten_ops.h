@@ -40,6 +40,7 @@ class AtenOps {
   Value rms_norm(const Value& x, const std::vector<float>& weight);
   Value rope(const Value& x, int32_t num_heads);
   Value attend(int32_t layer, const Value& q, const Value& k, const Value& v);
+  void store(int32_t layer, const Value& k, const Value& v);
   Value silu_mul(const Value& gate, const Value& up);
   Value add(const Value& x, const Value& y);
   Value select_rows(const Value& x, std::span<const int64_t> rows);

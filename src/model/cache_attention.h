@@ -23,7 +23,13 @@ class CacheAttention {
   void run(int32_t layer, std::span<const StepItem> items, const float* q, const float* k,
            const float* v, float* out, AttendPrecision precision = AttendPrecision::kF32);
 
+  // The same without attending: nobody wants these rows' results.
+  void store(int32_t layer, std::span<const StepItem> items, const float* k, const float* v);
+
  private:
+  void append(int32_t layer, std::span<const StepItem> items, const float* k, const float* v);
+  void commit(int32_t layer, std::span<const StepItem> items);
+
   const int32_t num_qo_heads_;
   const int32_t num_kv_heads_;
   const int32_t head_dim_;

@@ -45,6 +45,15 @@ typename Ops::Value attention_block(Ops& ops, const ModelConfig& config, const L
   return add_linear(ops, std::move(x), ops.attend(layer, q, k, v), w.o);
 }
 
+// The last layer of a step nobody wants results of: its keys and values are all that stays.
+template <LayerOps Ops>
+void store_block(Ops& ops, const ModelConfig& config, const LayerWeights& w, int32_t layer,
+                 const typename Ops::Value& x) {
+  auto [k, v] = linears_of_norm(ops, x, w.attn_norm, w.k, w.v);
+  k = ops.rope(std::move(k), config.num_kv_heads);
+  ops.store(layer, k, v);
+}
+
 template <LayerOps Ops>
 typename Ops::Value mlp_block(Ops& ops, const LayerWeights& w, typename Ops::Value x) {
   if constexpr (FusedOps<Ops>) {
@@ -63,8 +72,13 @@ typename Ops::Value transformer(Ops& ops, const ModelWeights& w, std::span<const
   typename Ops::Value x = ops.embed(w.embedding, tokens);
   for (int32_t layer = 0; layer < w.config.num_layers; ++layer) {
     const LayerWeights& weights = w.layers[static_cast<size_t>(layer)];
+    const bool last = layer + 1 == w.config.num_layers;
+    if (last && wanted_rows.empty()) {
+      store_block(ops, w.config, weights, layer, x);
+      return ops.select_rows(std::move(x), wanted_rows);
+    }
     x = attention_block(ops, w.config, weights, layer, std::move(x));
-    if (layer + 1 == w.config.num_layers) x = ops.select_rows(std::move(x), wanted_rows);
+    if (last) x = ops.select_rows(std::move(x), wanted_rows);
     x = mlp_block(ops, weights, std::move(x));
   }
   return ops.rms_norm(x, w.final_norm);

@@ -95,6 +95,10 @@ NativeOps::Value NativeOps::attend(int32_t layer, const Value& q, const Value& k
   return out;
 }
 
+void NativeOps::store(int32_t layer, const Value& k, const Value& v) {
+  attention_.store(layer, step_->items(), k.data(), v.data());
+}
+
 NativeOps::Value NativeOps::silu_mul(Value gate, const Value& up) {
   lowkey::silu_mul(gate.data(), up.data(), gate.count());
   return gate;

@@ -78,6 +78,7 @@ class NativeOps {
   Value rms_norm(const Value& x, const std::vector<float>& weight);
   Value rope(Value x, int32_t num_heads);
   Value attend(int32_t layer, const Value& q, const Value& k, const Value& v);
+  void store(int32_t layer, const Value& k, const Value& v);
   Value silu_mul(Value gate, const Value& up);
   Value add(Value x, const Value& y);
   Value select_rows(Value x, std::span<const int64_t> rows);

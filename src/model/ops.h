@@ -37,6 +37,8 @@ concept LayerOps = requires(Ops ops, typename Ops::Value x, const typename Ops::
   { ops.rope(std::move(x), n) } -> std::same_as<typename Ops::Value>;
   // Causal attention of layer n on everything its sequences hold: q, k, v -> [rows, q channels].
   { ops.attend(n, y, y, y) } -> std::same_as<typename Ops::Value>;
+  // What attend does besides, for rows whose results nobody wants: stores k, v in layer n.
+  { ops.store(n, y, y) } -> std::same_as<void>;
   // silu(x) * y.
   { ops.silu_mul(std::move(x), y) } -> std::same_as<typename Ops::Value>;
   // x + y.

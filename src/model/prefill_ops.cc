@@ -143,6 +143,10 @@ PrefillOps::Value PrefillOps::attend(int32_t layer, const Value& q, const Value&
   return out;
 }
 
+void PrefillOps::store(int32_t layer, const Value& k, const Value& v) {
+  attention_.store(layer, step_->items(), k.data(), v.data());
+}
+
 PrefillOps::Value PrefillOps::silu_mul(Value gate, const Value& up) {
   by_rows(gate.rows(), [&](int64_t first, int64_t count, int) {
     lowkey::silu_mul(gate.row(first), up.row(first), count * gate.cols());

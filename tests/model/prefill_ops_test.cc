@@ -104,6 +104,22 @@ TEST_F(PrefillOpsTest, CountsItsCopies) {
   EXPECT_EQ(loaded_.model().prefill_bytes(), ops_->packed_bytes());
 }
 
+// Rows nobody wants skip the last layer's attention, and leave the same cache behind.
+TEST_F(PrefillOpsTest, StoresTheSameWhateverIsWanted) {
+  for (const char* recipe : {"16", "4:r16"}) {
+    const auto cache = loaded_.cache(recipe);
+    KvSequence all = cache->new_sequence(), none = cache->new_sequence();
+    test::run(loaded_.model(), all, tokens_, kRows, Backend::kPrefill);
+    const StepItem item{&none, tokens_, RowsWanted::kNone};
+    loaded_.model().forward({&item, 1}, nullptr, Backend::kPrefill);
+    for (int32_t layer = 0; layer < loaded_.config().num_layers; ++layer) {
+      for (Side side : {Side::kKey, Side::kValue}) {
+        EXPECT_EQ(none.state_bytes(layer, 0, side), all.state_bytes(layer, 0, side)) << recipe;
+      }
+    }
+  }
+}
+
 TEST(PrefillOps, LeavesF32WeightsToTheOthers) {
   LoadedModel floats{test::TinyModelOptions{}};
   EXPECT_FALSE(PrefillOps::suits(floats.model().weights()));
