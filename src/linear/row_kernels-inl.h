@@ -284,15 +284,15 @@ LOWKEY_INLINE void dot_rest(const DotArgs& a, int64_t row, int64_t input) {
   }
 }
 
+// A tile of inputs goes over all rows before the next begins, so that it stays in the first-level
+// cache: sixteen inputs over each row in turn took three times as long as eight.
 template <typename Format>
 void dot(const DotArgs& a) noexcept {
-  for (int64_t row = 0; row < a.num_rows; ++row) {
-    int64_t input = 0;
-    for (; input + kInputsAtOnce < a.num_inputs; input += kInputsAtOnce) {
-      dot_row<Format, kInputsAtOnce>(a, row, input);
-    }
-    dot_rest<Format, kInputsAtOnce>(a, row, input);
+  int64_t input = 0;
+  for (; input + kInputsAtOnce < a.num_inputs; input += kInputsAtOnce) {
+    for (int64_t row = 0; row < a.num_rows; ++row) dot_row<Format, kInputsAtOnce>(a, row, input);
   }
+  for (int64_t row = 0; row < a.num_rows; ++row) dot_rest<Format, kInputsAtOnce>(a, row, input);
 }
 
 template <typename Format>

@@ -32,6 +32,14 @@ void translate_errors(const Work& work) {
   }
 }
 
+int64_t native_rows_of(const ModelWeights& weights) {
+  const bool packed =
+      std::any_of(weights.layers.begin(), weights.layers.end(), [](const LayerWeights& layer) {
+        return layer.gate.weight.layout() == WeightLayout::kStrips;
+      });
+  return packed ? kNativeRows : kNativeFloatRows;
+}
+
 }  // namespace
 
 struct Model::Impl {
@@ -40,7 +48,8 @@ struct Model::Impl {
         rope(weights.config.rope),
         attention(weights.config, pool),
         native(weights.config, kNativeRows, pool, attention),
-        aten(weights.config, pool, attention) {
+        aten(weights.config, pool, attention),
+        native_rows(native_rows_of(weights)) {
     if (PrefillOps::suits(weights)) prefill.emplace(weights, pool, attention);
   }
 
@@ -48,7 +57,7 @@ struct Model::Impl {
     LOWKEY_CHECK(wanted != Backend::kNative || rows <= kNativeRows, "{} rows natively", rows);
     LOWKEY_CHECK(wanted != Backend::kPrefill || prefill, "prefill in bf16 does not suit");
     if (wanted != Backend::kAuto) return wanted;
-    if (rows <= kNativeRows) return Backend::kNative;
+    if (rows <= native_rows) return Backend::kNative;
     return prefill ? Backend::kPrefill : Backend::kAten;
   }
 
@@ -59,6 +68,7 @@ struct Model::Impl {
   NativeOps native;
   std::optional<PrefillOps> prefill;
   AtenOps aten;
+  int64_t native_rows;
 };
 
 Model::Model(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
