@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <functional>
 #include <limits>
 #include <utility>
 
@@ -34,6 +35,9 @@ struct LayerPlan {
   std::vector<HeadPlan> heads;
   std::vector<PageLayout> layouts;
 };
+
+// Fewer tokens than this are packed before another thread has woken up.
+constexpr int64_t kTokensToShareOut = 64;
 
 const char* side_name(Side side) {
   return side == Side::kKey ? "K" : "V";
@@ -128,7 +132,6 @@ struct KvSequence::Impl {
   CountedBuffer windows;
   std::shared_ptr<CountedBuffer> prefix;  // shared by forks until one of them writes
   std::vector<SavePoint> save_points;     // ascending lengths
-  std::vector<float> scratch;             // rows of one group, as floats, while packing
 
   std::byte* ring(const SidePlan& side) const { return windows.data() + side.window_offset; }
 
@@ -175,7 +178,8 @@ struct KvSequence::Impl {
   }
 
   // Stores tokens [from, to) of one side in its pages.
-  void store(const SideStep& step, std::vector<PageRef>& pages, int64_t from, int64_t to) {
+  void store(const SideStep& step, std::vector<PageRef>& pages, int64_t from, int64_t to,
+             std::vector<float>& scratch) {
     const SideLayout& layout = step.plan->layout;
     const int64_t head_dim = layout.head_dim();
     auto side_of = [&](int64_t token) {
@@ -325,7 +329,7 @@ void round_row(const float* x, int32_t head_dim, bool keep_float, std::byte* out
 }  // namespace
 
 const LayerView& KvSequence::append(int32_t layer, const float* k, const float* v, int64_t n,
-                                    AppendStage& stage) {
+                                    AppendStage& stage, ThreadPool* pool) {
   Impl& s = *impl_;
   KvCache::Impl& cache = *s.cache;
   LOWKEY_CHECK(layer >= 0 && layer < cache.recipe.shape.num_layers && n > 0, "layer {}, {} tokens",
@@ -340,19 +344,31 @@ const LayerView& KvSequence::append(int32_t layer, const float* k, const float* 
   stage.layer_ = -1;
   stage.k_.resize(static_cast<size_t>(num_heads * head_stride));
   stage.v_.resize(static_cast<size_t>(num_heads * head_stride));
-  for (const bool key : {true, false}) {
+  const bool shared_out = pool != nullptr && n >= kTokensToShareOut;
+  const auto threads = static_cast<size_t>(shared_out ? pool->num_threads() : 1);
+  if (stage.unpacked_.size() < threads) stage.unpacked_.resize(threads);
+  // work(head, whether of its keys, thread), for both sides of all heads.
+  const auto for_each_side = [&](const auto& work) {
+    const auto job = [&](int64_t task, int thread) {
+      work(task % num_heads, task < num_heads, thread);
+    };
+    if (shared_out) {
+      pool->run(2 * num_heads, std::ref(job));
+    } else {
+      for (int64_t task = 0; task < 2 * num_heads; ++task) job(task, 0);
+    }
+  };
+  for_each_side([&](int64_t h, bool key, int) {
     const RoundingContext where{layer, state.length, key ? Side::kKey : Side::kValue};
+    const HeadPlan& head = plan.heads[static_cast<size_t>(h)];
+    const SidePlan& side = key ? head.k : head.v;
     const float* in = key ? k : v;
     std::byte* out = key ? stage.k_.data() : stage.v_.data();
-    for (int64_t h = 0; h < num_heads; ++h) {
-      const HeadPlan& head = plan.heads[static_cast<size_t>(h)];
-      const SidePlan& side = key ? head.k : head.v;
-      for (int64_t t = 0; t < n; ++t) {
-        round_row(in + (t * num_heads + h) * head_dim, head_dim, side.layout.bits() == 32,
-                  out + h * head_stride + t * side.row_bytes, where, t, h);
-      }
+    for (int64_t t = 0; t < n; ++t) {
+      round_row(in + (t * num_heads + h) * head_dim, head_dim, side.layout.bits() == 32,
+                out + h * head_stride + t * side.row_bytes, where, t, h);
     }
-  }
+  });
 
   s.prepare_pages(plan, state, state.length + n);
   const int64_t prefix_limit = cache.recipe.intact_prefix;
@@ -370,26 +386,26 @@ const LayerView& KvSequence::append(int32_t layer, const float* k, const float* 
 
   const int64_t before = cache.after_prefix(state.length);
   const int64_t after = cache.after_prefix(state.length + n);
-  for (int64_t h = 0; h < num_heads; ++h) {
+  for_each_side([&](int64_t h, bool key, int thread) {
     const HeadPlan& head = plan.heads[static_cast<size_t>(h)];
     auto& pages = state.pages[static_cast<size_t>(h)];
     HeadView& head_view = view.heads[static_cast<size_t>(h)];
-    for (const bool key : {true, false}) {
-      const SidePlan& side = key ? head.k : head.v;
-      const std::byte* rows = (key ? stage.k_ : stage.v_).data() + h * head_stride;
-      if (into_prefix > 0) {
-        std::memcpy(s.prefix->data() + side.prefix_offset + state.length * side.row_bytes, rows,
-                    static_cast<size_t>(into_prefix * side.row_bytes));
-      }
-      const SideStep step{&side, plan.residual_length, before, s.ring(side),
-                          rows + into_prefix * side.row_bytes};
-      s.store(step, pages, stored_tokens(side.window, plan.residual_length, before),
-              stored_tokens(side.window, plan.residual_length, after));
-      s.fill_side_view(key ? head_view.k : head_view.v, step, state.length, n);
+    const SidePlan& side = key ? head.k : head.v;
+    const std::byte* rows = (key ? stage.k_ : stage.v_).data() + h * head_stride;
+    if (into_prefix > 0) {
+      std::memcpy(s.prefix->data() + side.prefix_offset + state.length * side.row_bytes, rows,
+                  static_cast<size_t>(into_prefix * side.row_bytes));
     }
+    const SideStep step{&side, plan.residual_length, before, s.ring(side),
+                        rows + into_prefix * side.row_bytes};
+    s.store(step, pages, stored_tokens(side.window, plan.residual_length, before),
+            stored_tokens(side.window, plan.residual_length, after),
+            stage.unpacked_[static_cast<size_t>(thread)]);
+    s.fill_side_view(key ? head_view.k : head_view.v, step, state.length, n);
+    if (!key) return;
     head_view.pages = pages.data();
     head_view.num_pages = static_cast<int64_t>(pages.size());
-  }
+  });
   stage.layer_ = layer;
   return view;
 }

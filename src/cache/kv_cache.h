@@ -25,6 +25,7 @@
 
 #include "cache/page_pool.h"
 #include "core/half.h"
+#include "core/threads.h"
 #include "quant/layout.h"
 #include "recipe/recipe.h"
 
@@ -79,7 +80,8 @@ class AppendStage {
  private:
   friend class KvSequence;
   LayerView view_;
-  std::vector<std::byte> k_, v_;  // [num_kv_heads, n, head_dim] Half or float
+  std::vector<std::byte> k_, v_;              // [num_kv_heads, n, head_dim] Half or float
+  std::vector<std::vector<float>> unpacked_;  // per thread: rows of one group, as floats
   int32_t layer_ = -1;
 };
 
@@ -97,8 +99,9 @@ class KvSequence {
   // k, v: [n, num_kv_heads, head_dim] floats, keys after RoPE. Throws Error kNumeric (NaN,
   // infinity, beyond f16) naming layer and position, kResourceExhausted when the pool is full; then
   // the sequence is as before.
+  // Where tokens are many, heads are shared out over `pool`'s threads, if there is one.
   const LayerView& append(int32_t layer, const float* k, const float* v, int64_t n,
-                          AppendStage& stage);
+                          AppendStage& stage, ThreadPool* pool = nullptr);
   void commit(int32_t layer, AppendStage& stage);
 
   // A sequence that shares all pages with this one; an open page is copied when either writes to

@@ -15,7 +15,7 @@ void CacheAttention::append(int32_t layer, std::span<const StepItem> items, cons
   if (stages_.size() < items.size()) stages_.resize(items.size());
   for (size_t i = 0; i < items.size(); ++i) {
     const int64_t rows = std::ssize(items[i].tokens);
-    items[i].sequence->append(layer, k, v, rows, stages_[i]);
+    items[i].sequence->append(layer, k, v, rows, stages_[i], &pool_);
     k += rows * num_kv_heads_ * head_dim_;
     v += rows * num_kv_heads_ * head_dim_;
   }

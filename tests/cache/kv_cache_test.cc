@@ -238,6 +238,35 @@ TEST(KvCache, NumbersThatCannotBeStoredAreNamed) {
   }
 }
 
+// Many tokens are shared out over a pool's threads: the same bytes, the same errors.
+TEST(KvCache, ThreadsStoreWhatOneDoes) {
+  for (const char* text : {"16", "4:r8", "kivi-2:r32+i3"}) {
+    const ResolvedRecipe recipe =
+        resolve(text, {.num_layers = 1, .num_kv_heads = 3, .head_dim = 32});
+    KvCache cache(recipe);
+    KvSequence alone = cache.new_sequence(), shared = cache.new_sequence();
+    ThreadPool pool(3);
+    SplitMix64 rng(6);
+    for (int64_t n : {70, 5, 200}) {
+      std::vector<float> k(static_cast<size_t>(n * 96)), v(k.size());
+      for (float& x : k) x = static_cast<float>(rng.uniform());
+      for (float& x : v) x = static_cast<float>(rng.uniform());
+      AppendStage stage;
+      alone.append(0, k.data(), v.data(), n, stage);
+      alone.commit(0, stage);
+      shared.append(0, k.data(), v.data(), n, stage, &pool);
+      shared.commit(0, stage);
+      v[static_cast<size_t>((n - 1) * 96 + 40)] = NAN;
+      EXPECT_THROW(shared.append(0, k.data(), v.data(), n, stage, &pool), Error);
+    }
+    for (int32_t head = 0; head < 3; ++head) {
+      for (Side side : {Side::kKey, Side::kValue}) {
+        EXPECT_EQ(shared.state_bytes(0, head, side), alone.state_bytes(0, head, side)) << text;
+      }
+    }
+  }
+}
+
 TEST(KvCache, LargestHalfIsStillExact) {
   const ResolvedRecipe recipe = resolve("16", {.num_layers = 1, .num_kv_heads = 1, .head_dim = 8});
   KvCache cache(recipe);
