@@ -84,17 +84,38 @@ LOWKEY_INLINE Codes nibbles(const uint8_t* quads, int j) {
   });
 }
 
-// Bit 4j + c of a row's four bytes becomes bit 4 of byte c. The product has no carries: bit i of a
-// nibble lands at i + 4, i + 11, i + 18 and i + 25.
-LOWKEY_INLINE Codes fifth_bits(const uint8_t* high, int j) {
-  return make_codes([&](int p) __attribute__((always_inline)) {
-    const U32 nibble = (as_dwords(quad(high, 0, p)) >> (4 * j)) & 15u;
-    return reinterpret_cast<U8>((nibble * 0x02040810u) & 0x10101010u);
-  });
-}
-
-LOWKEY_INLINE Codes with(const Codes& a, const Codes& b) {
-  return make_codes([&](int p) __attribute__((always_inline)) { return a.part[p] | b.part[p]; });
+// Sets bit 4 of byte c of each row's codes where bit 4j + c of its four bytes at `high` is set.
+LOWKEY_INLINE Codes add_fifth_bits(Codes codes, const uint8_t* high, int j) {
+#if defined(__AVX2__)
+  // The byte that has the four bits, to all four places; then one bit of it at each.
+  const int byte = j / 2 * 0x01010101;
+  const int bits = j % 2 ? static_cast<int>(0x80402010u) : 0x08040201;
+  const __m128i places =
+      _mm_add_epi32(_mm_setr_epi32(0, 0x04040404, 0x08080808, 0x0c0c0c0c), _mm_set1_epi32(byte));
+#endif
+#pragma GCC unroll 4
+  for (int p = 0; p < kStripParts; ++p) {
+    const U8 bytes = quad(high, 0, p);
+#if defined(__AVX512F__)
+    const __m512i spread = _mm512_shuffle_epi8(reinterpret_cast<__m512i>(bytes),
+                                               _mm512_maskz_broadcast_i32x4(0xffff, places));
+    const __mmask64 set = _mm512_test_epi8_mask(spread, _mm512_set1_epi32(bits));
+    const auto code = reinterpret_cast<__m512i>(codes.part[p]);
+    codes.part[p] =
+        reinterpret_cast<U8>(_mm512_mask_add_epi8(code, set, code, _mm512_set1_epi8(16)));
+#elif defined(__AVX2__)
+    const __m256i spread =
+        _mm256_shuffle_epi8(reinterpret_cast<__m256i>(bytes), _mm256_broadcastsi128_si256(places));
+    const __m256i wanted = _mm256_set1_epi32(bits);
+    const __m256i set = _mm256_cmpeq_epi8(_mm256_and_si256(spread, wanted), wanted);
+    codes.part[p] |= reinterpret_cast<U8>(set) & 16;
+#else
+    // The product has no carries: bit i of a nibble lands at i + 4, i + 11, i + 18 and i + 25.
+    const U32 nibble = (as_dwords(bytes) >> (4 * j)) & 15u;
+    codes.part[p] |= reinterpret_cast<U8>((nibble * 0x02040810u) & 0x10101010u);
+#endif
+  }
+  return codes;
 }
 
 template <int kBlockBytesOfRow, int kHalves, int kSubBlocks_, int kOffset_, bool kHasMinimum_>
@@ -129,13 +150,13 @@ struct StripQ4_1 : Format<20, 2, 1, 0, true> {
 
 struct StripQ5_0 : Format<22, 1, 1, 16, false> {
   static LOWKEY_INLINE Codes codes(const uint8_t* block, int, int j) {
-    return with(nibbles(block + kQuads + 64, j), fifth_bits(block + kQuads, j));
+    return add_fifth_bits(nibbles(block + kQuads + 64, j), block + kQuads, j);
   }
 };
 
 struct StripQ5_1 : Format<24, 2, 1, 0, true> {
   static LOWKEY_INLINE Codes codes(const uint8_t* block, int, int j) {
-    return with(nibbles(block + kQuads + 64, j), fifth_bits(block + kQuads, j));
+    return add_fifth_bits(nibbles(block + kQuads + 64, j), block + kQuads, j);
   }
 };
 
