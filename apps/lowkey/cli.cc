@@ -258,7 +258,7 @@ void add_bench(CLI::App& bench, BenchOptions& options) {
   add_threads(bench, options.threads);
   bench
       .add_option("--json", options.json_file,
-                  "also write one object per row to this file; -: print them instead of the table")
+                  "also write one object per row to FILE; -: instead of the table")
       ->type_name("FILE");
   bench.add_flag("--markdown", options.markdown, "the table in Markdown, recipes written out");
   bench.add_flag("-v,--verbose", options.verbose, "which kernels and formats are used, on stderr");

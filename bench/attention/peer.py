@@ -1,7 +1,7 @@
 """What kernel-level peers have in common: one process holds one format's keys and values and answers requests.
 
-A peer subclasses Peer: `load` stores the case's keys and values in its format, in as many copies as fit
-`min_bytes`; `step` computes one decode step over the next copy.
+A peer subclasses Peer: `load` stores the case's keys and values in its format, in so many copies that they take
+`min_bytes` and fit no cache; `step` computes one decode step over the next copy, so that it reads DRAM.
 """
 
 import argparse
@@ -10,7 +10,8 @@ import time
 import numpy
 from worker import serve
 
-from attention.case import Case, keys_and_values, query, reference, relative_error
+from attention.data import keys_and_values, query, reference, relative_error
+from attention.shape import Case
 
 
 class Peer:

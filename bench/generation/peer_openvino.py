@@ -32,8 +32,10 @@ class OpenVino:
     def greedy(self, prompt: list[int], count: int) -> list[int]:
         return [int(token) for token in self._generate(prompt, count).tokens[0]]
 
-    def measure(self, prompt: list[int], generate: int) -> dict:
-        """Seconds: to the first token, then between it and the `generate` tokens after it (greedy)."""
+    def measure(self, prompt: list[int], generate: int, fresh: bool) -> dict:
+        """Seconds: to the first token, then between it and the `generate` tokens after it (greedy). The prompt is
+        computed in any case: prompts differ, so nothing of an earlier one can be reused."""
+        del fresh
         metrics = self._generate(prompt, generate + 1).perf_metrics
         times = metrics.raw_metrics.m_new_token_times  # milliseconds
         if len(times) != generate + 1:

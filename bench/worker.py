@@ -1,10 +1,11 @@
 """One engine in one process, driven by lines of JSON: thread pools of two engines in one process would fight.
 
-Parent: Worker(command).call("measure", ...). Child: serve(peer), where `peer` has the operations as methods.
+Parent: Worker(*command).call("measure", ...). Child: serve(peer), where `peer` has the operations as methods.
 """
 
 import json
 import os
+import pathlib
 import subprocess
 import sys
 import tempfile
@@ -14,13 +15,24 @@ class PeerError(Exception):
     """The peer could not start or failed; one line says why."""
 
 
+def module(name: str, *arguments: str) -> tuple[str, ...]:
+    """The command that runs a module of this folder."""
+    return (sys.executable, "-m", name, *arguments)
+
+
 class Worker:
     """A running child. Belongs to one thread."""
 
-    def __init__(self, command: list[str]):
+    def __init__(self, *command: str):
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the child
         self._child = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, text=True, bufsize=1
+            list(command),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            text=True,
+            bufsize=1,
+            env={**os.environ, "PYTHONPATH": str(pathlib.Path(__file__).resolve().parent)},
         )
 
     def call(self, operation: str, **arguments):

@@ -1,33 +1,8 @@
-"""The attention problem that every kernel-level peer solves, its data, and the answer to compare with.
-
-One decode step: one new query per sequence, `tokens` cached tokens. Several copies of the keys and values are used
-in turn, so many that they do not fit a cache: what is timed reads DRAM.
-"""
-
-from dataclasses import dataclass
+"""Data for the attention problem, and the answer to compare with."""
 
 import numpy
 
-
-@dataclass(frozen=True)
-class Case:
-    gqa: int  # query heads per KV head
-    head_dim: int
-    num_kv_heads: int
-    tokens: int
-
-    @property
-    def num_qo_heads(self) -> int:
-        return self.num_kv_heads * self.gqa
-
-    @property
-    def token_heads(self) -> int:
-        """What one step attends to: cached tokens x query heads."""
-        return self.tokens * self.num_qo_heads
-
-    @property
-    def scale(self) -> float:
-        return self.head_dim**-0.5
+from attention.shape import Case
 
 
 def keys_and_values(case: Case) -> tuple[numpy.ndarray, numpy.ndarray]:

@@ -1,0 +1,84 @@
+#!/usr/bin/env python3
+"""Runs a bench tiny, with our own arms alone, and checks the rows it writes. Needs no packages."""
+
+import argparse
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+
+BENCH = pathlib.Path(__file__).resolve().parents[2] / "bench"
+
+ATTENTION_KEYS = (
+    "engine path k_bits v_bits group gqa head_dim threads isa mth_per_s share_of_stream ratio_to_f16".split()
+)
+GENERATION_KEYS = "engine kv threads test n_depth avg_ts stddev_ts".split()
+
+
+def run(*command: str) -> str:
+    environment = {**os.environ, "PYTHONPATH": str(BENCH), "PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode != 0:
+        sys.exit(f"bench_test: {' '.join(command)}: status {done.returncode}")
+    return done.stdout
+
+
+def rows_of(text: str, keys: list[str]) -> list[dict]:
+    rows = json.loads(text)
+    assert rows, "no rows"
+    for row in rows:
+        missing = [key for key in keys if key not in row]
+        assert not missing, f"{row} lacks {missing}"
+    return rows
+
+
+def attention(bench: str) -> None:
+    # Grouped heads of 64: the smallest of the shapes.
+    options = ["--bench", bench, "--engines", "none", "--megabytes", "1", "--rounds", "1", "--bench-rounds", "1"]
+    text = run(sys.executable, "-m", "attention.peers", *options, "--gqa", "3", "--short", "--json", "-")
+    rows = rows_of(text, ATTENTION_KEYS)
+    assert {16, 8, 4, 2} <= {row["k_bits"] for row in rows}
+    for row in rows:
+        assert row["mth_per_s"] > 0, row
+        # One-pass dots round the query to one byte; anything else is close.
+        assert row["relative_error"] < (0.1 if row["path"] == "one-pass" else 0.01), row
+
+
+def generation(lowkey: str, write_model: str) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        model = str(pathlib.Path(folder) / "tiny.gguf")
+        run(write_model, model)
+        options = ["--lowkey", lowkey, "--model", model, "--threads", "2", "--engines", "none", "--json", "-"]
+        options += ["--depths", "8,130", "--generate", "3", "--repetitions", "2", "--kv", "16", "--kv", "kivi-4:r32"]
+        rows = rows_of(run(sys.executable, "-m", "generation.bench", *options), GENERATION_KEYS)
+        tests = {(row["kv"], row["test"], row["n_depth"]) for row in rows}
+        expected = {("pp8", 0), ("pp130", 0), ("tg3", 8), ("tg3", 130)}
+        assert tests == {(kv, *test) for kv in ("16", "kivi-4:r32") for test in expected}, tests
+        assert all(row["avg_ts"] > 0 and len(row["samples_ts"]) == 2 for row in rows)
+        # The table for people, and a bad file.
+        assert "kivi-4:r32" in run(lowkey, "bench", model, "-p", "8", "-n", "2", "-r", "1", "--kv", "16,kivi-4:r32")
+        bad = subprocess.run([lowkey, "bench", "nothing.gguf"], capture_output=True, text=True, check=False)
+        assert bad.returncode == 1 and len(bad.stderr.splitlines()) == 1, bad
+        deep = [lowkey, "bench", model, "-d", "4k"]
+        bad = subprocess.run(deep, capture_output=True, text=True, check=False)
+        assert bad.returncode == 1 and "context is 512 tokens" in bad.stderr, bad
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    kinds = parser.add_subparsers(dest="kind", required=True)
+    kinds.add_parser("attention").add_argument("--bench", required=True)
+    of_generation = kinds.add_parser("generation")
+    of_generation.add_argument("--lowkey", required=True)
+    of_generation.add_argument("--write-model", required=True)
+    arguments = parser.parse_args()
+    if arguments.kind == "attention":
+        attention(arguments.bench)
+    else:
+        generation(arguments.lowkey, arguments.write_model)
+
+
+if __name__ == "__main__":
+    main()
