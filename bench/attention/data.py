@@ -1,7 +1,6 @@
 """Data for the attention problem, and the answer to compare with."""
 
 import numpy
-
 from attention.shape import Case
 
 

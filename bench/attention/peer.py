@@ -8,10 +8,9 @@ import argparse
 import time
 
 import numpy
-from worker import serve
-
 from attention.data import keys_and_values, query, reference, relative_error
 from attention.shape import Case
+from worker import serve
 
 
 class Peer:

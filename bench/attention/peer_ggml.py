@@ -6,7 +6,6 @@ import importlib.util
 import pathlib
 
 import numpy
-
 from attention.peer import Peer, serve_peer
 
 TYPE_F32, TYPE_F16, TYPE_Q4_0, TYPE_Q8_0 = 0, 1, 2, 8  # enum ggml_type

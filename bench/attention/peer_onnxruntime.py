@@ -4,9 +4,8 @@
 import numpy
 import onnx
 import onnxruntime
-from onnx import TensorProto, helper
-
 from attention.peer import Peer, serve_peer
+from onnx import TensorProto, helper
 
 
 class OnnxRuntime(Peer):

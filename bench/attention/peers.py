@@ -15,10 +15,9 @@ import subprocess
 import sys
 import tempfile
 
+from attention.shape import Case
 from rows import progress, table, write_json
 from worker import PeerError, Worker, module
-
-from attention.shape import Case
 
 PEERS = {  # module; type -> bits of K and V, values that share a scale
     "llama.cpp": ("attention.peer_ggml", {"f16": (16, None), "q8_0": (8, 32), "q4_0": (4, 32)}),
