@@ -1,11 +1,15 @@
 """Rows of figures as a table for people and as JSON for machines."""
 
 import json
+import os
 import pathlib
+import platform
+import subprocess
 import sys
+import time
 
 
-def table(rows: list[dict], columns: dict[str, str]) -> str:
+def table(rows: list[dict], columns: dict[str, str], markdown: bool = False) -> str:
     """`columns`: key -> format specification. Numbers to the right; what is absent stays empty."""
     cells = [list(columns)]
     for row in rows:
@@ -17,8 +21,28 @@ def table(rows: list[dict], columns: dict[str, str]) -> str:
         padded = [
             cell.rjust(width) if at_right else cell.ljust(width) for cell, width, at_right in zip(line, widths, right)
         ]
-        lines.append("  ".join(padded).rstrip())
+        lines.append(f"| {' | '.join(padded)} |" if markdown else "  ".join(padded).rstrip())
+    if markdown:
+        rules = ["-" * (width + 1) + (":" if at_right else "-") for width, at_right in zip(widths, right)]
+        lines.insert(1, f"|{'|'.join(rules)}|")
     return "\n".join(lines)
+
+
+def machine() -> str:
+    """One line on where and when the rows were measured; the load tells how far to trust them."""
+    try:
+        facts = pathlib.Path("/proc/cpuinfo").read_text()
+        model = next(line.split(":", 1)[1].strip() for line in facts.splitlines() if line.startswith("model name"))
+    except (OSError, StopIteration):
+        model = platform.machine()
+    here = pathlib.Path(__file__).resolve().parent
+    git = subprocess.run(
+        ["git", "-C", str(here), "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
+    )
+    commit = git.stdout.strip() or "no checkout"
+    return (
+        f"{model}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; commit {commit}; {time.strftime('%Y-%m-%d')}"
+    )
 
 
 def write_json(rows: list[dict], target: str) -> None:

@@ -16,7 +16,7 @@ import sys
 import tempfile
 
 from attention.shape import Case
-from rows import progress, table, write_json
+from rows import machine, progress, table, write_json
 from worker import PeerError, Worker, module
 
 PEERS = {  # module; type -> bits of K and V, values that share a scale
@@ -171,6 +171,7 @@ def parse_arguments() -> argparse.Namespace:
         "--engines", type=lambda text: text.split(","), help=f"of {', '.join(PEERS)}; none; default: all"
     )
     parser.add_argument("--short", action="store_true", help="one round, and only the shapes that peers are timed at")
+    parser.add_argument("--markdown", action="store_true", help="the table as in docs/performance.md")
     parser.add_argument("--json", help="write the rows to this file; -: to standard output")
     arguments = parser.parse_args()
     if arguments.short:
@@ -182,6 +183,7 @@ def parse_arguments() -> argparse.Namespace:
 
 def main() -> int:
     arguments = parse_arguments()
+    where = machine()  # before our own load
     arms = start_peers(arguments)
     rows = measure(arguments, arms)
     for arm in arms:
@@ -190,7 +192,8 @@ def main() -> int:
         columns = {"engine": "", "recipe": "", "path": ".24", "gqa": "d", "head_dim": "d", "threads": "d"}
         columns |= {"mth_per_s": ".1f", "gb_per_s": ".1f", "share_of_stream": ".0%", "ratio_to_f16": ".2f"}
         columns |= {"relative_error": ".1e"}
-        print(table(rows, columns))
+        print(where)
+        print(table(rows, columns, arguments.markdown))
         print("\n".join(ratios(rows, arguments.gqa)))
     if arguments.json:
         write_json(rows, arguments.json)

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 
-from rows import progress, table, write_json
+from rows import machine, progress, table, write_json
 from worker import PeerError, Worker, module
 
 PEERS = {
@@ -229,6 +229,7 @@ def parse_arguments() -> argparse.Namespace:
         "--engines", type=lambda text: text.split(","), help=f"of {', '.join(PEERS)}; none; default: all"
     )
     parser.add_argument("--short", action="store_true", help="fewer recipes, tokens and repetitions")
+    parser.add_argument("--markdown", action="store_true", help="the table as in docs/performance.md")
     parser.add_argument("--json", help="write the rows to this file; -: to standard output")
     arguments = parser.parse_args()
     if arguments.short:
@@ -243,6 +244,7 @@ def parse_arguments() -> argparse.Namespace:
 
 def main() -> int:
     arguments = parse_arguments()
+    where = machine()  # before our own load
     recipes = arguments.kv or (SHORT_RECIPES if arguments.short else RECIPES)
     lowkey = Lowkey(arguments.lowkey, arguments.model, recipes, arguments.threads)
     # llama.cpp counts in blocks of 256.
@@ -264,7 +266,8 @@ def main() -> int:
     if arguments.json != "-":
         columns = {"engine": "", "kv": "", "threads": "d", "test": "", "n_depth": "d"}
         columns |= {"avg_ts": ".1f", "stddev_ts": ".1f", "median_ts": ".1f", "best_ts": ".1f"}
-        print(table(rows, columns))
+        print(where)
+        print(table(rows, columns, arguments.markdown))
         print("\n".join(ratios(rows)))
     if arguments.json:
         write_json(rows, arguments.json)
