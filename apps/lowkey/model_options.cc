@@ -24,9 +24,10 @@ ResolvedRecipe recipe_for(const std::string& text, const Engine& engine) {
 }
 
 std::string describe_engine(Engine& engine) {
-  return fmt::format("{} kernels, {} thread{}, {} weights", isa_name(active_isa()),
+  return fmt::format("{} kernels, {} thread{}, {} weights{}", isa_name(active_isa()),
                      engine.pool().num_threads(), engine.pool().num_threads() == 1 ? "" : "s",
-                     weight_storage_name(engine.weight_storage()));
+                     weight_storage_name(engine.weight_storage()),
+                     engine.model().prefill_bytes() > 0 ? ", prompts in bf16" : "");
 }
 
 }  // namespace lowkey
