@@ -47,6 +47,13 @@ int cores_allowed() {
 struct ThreadPool::State {
   using Job = std::function<void(int64_t, int)>;
 
+  // What is left of one thread's part in run_in_parts; on a line of memory of its own.
+  struct alignas(64) Part {
+    std::atomic<int64_t> next{0};
+    int64_t end = 0;
+  };
+  std::vector<Part> parts;  // one per thread
+
   static constexpr uint64_t kIndexMask = 0xffffffffu;  // as an index: closed
   static uint64_t epoch_of(uint64_t ticket) { return ticket >> 32; }
 
@@ -121,6 +128,7 @@ struct ThreadPool::State {
 
 ThreadPool::ThreadPool(int num_threads) : state_(std::make_unique<State>()) {
   if (num_threads <= 0) num_threads = cores_allowed();
+  state_->parts = std::vector<State::Part>(static_cast<size_t>(num_threads));
   for (int i = 1; i < num_threads; ++i)
     state_->workers.emplace_back([this, i] { state_->worker_loop(i); });
 }
@@ -172,6 +180,27 @@ void ThreadPool::run(int64_t num_tasks, const std::function<void(int64_t, int)>&
     }
   }
   if (s.error) std::rethrow_exception(std::exchange(s.error, nullptr));
+}
+
+void ThreadPool::run_in_parts(int64_t num_tasks, const std::function<void(int64_t, int)>& job) {
+  std::vector<State::Part>& parts = state_->parts;
+  const auto num_parts = static_cast<int64_t>(parts.size());
+  for (int64_t i = 0; i < num_parts; ++i) {
+    State::Part& part = parts[static_cast<size_t>(i)];
+    part.next.store(num_tasks * i / num_parts, std::memory_order_relaxed);
+    part.end = num_tasks * (i + 1) / num_parts;
+  }
+  const auto work = [&](int64_t own, int thread) {
+    for (int64_t i = 0; i < num_parts; ++i) {
+      State::Part& part = parts[static_cast<size_t>((own + i) % num_parts)];
+      for (;;) {
+        const int64_t task = part.next.fetch_add(1, std::memory_order_relaxed);
+        if (task >= part.end) break;
+        job(task, thread);
+      }
+    }
+  };
+  run(std::min(num_parts, num_tasks), std::ref(work));  // by reference: a copy would allocate
 }
 
 }  // namespace lowkey

@@ -14,7 +14,7 @@ namespace {
 
 // Weights a thread claims at a time: a microsecond or two of reading, many times the cost of
 // claiming, and small enough that the last one to finish keeps nobody waiting.
-constexpr int64_t kTaskBytes = 32 << 10;
+constexpr int64_t kTaskBytes = 16 << 10;
 
 // Whole strips, if the matrix is in strips.
 int64_t rows_per_task(const WeightMatrix& weight) {
@@ -123,7 +123,8 @@ void matmul(const MatmulArgs& args, ThreadPool& pool, MatmulScratch& scratch, Is
               .y = output->y + first,
               .y_stride = weight.rows()});
   };
-  pool.run(num_tasks, std::ref(job));  // by reference: a std::function of it would allocate
+  pool.run_in_parts(num_tasks,
+                    std::ref(job));  // by reference: a std::function of it would allocate
 }
 
 }  // namespace lowkey

@@ -86,6 +86,61 @@ TEST(ThreadPool, OneOfManyExceptionsArrives) {
   }
 }
 
+TEST(ThreadPool, PartsCoverEveryTaskOnce) {
+  for (int threads : {1, 2, 3, 8}) {
+    ThreadPool pool(threads);
+    for (int64_t tasks : {0, 1, 2, 7, 1000}) {
+      std::vector<std::atomic<int>> runs(static_cast<size_t>(tasks));
+      pool.run_in_parts(tasks, [&](int64_t task, int thread) {
+        ASSERT_GE(thread, 0);
+        ASSERT_LT(thread, threads);
+        ++runs[static_cast<size_t>(task)];
+      });
+      for (const auto& count : runs) EXPECT_EQ(count, 1) << threads << " threads, " << tasks;
+    }
+  }
+}
+
+// Two threads that keep pace read two contiguous parts; one that is alone does everything, in
+// order.
+TEST(ThreadPool, PartsAreContiguousAndNobodyWaitsForALateThread) {
+  ThreadPool pool(2);
+  std::atomic<int> started{0};
+  std::vector<int64_t> tasks_of[2];
+  pool.run_in_parts(100, [&](int64_t task, int thread) {
+    auto& mine = tasks_of[thread];
+    if (mine.empty()) {
+      ++started;
+      while (started < 2) std::this_thread::yield();  // only possible with both at work
+    }
+    mine.push_back(task);
+  });
+  EXPECT_EQ(tasks_of[0].size() + tasks_of[1].size(), 100u);
+  EXPECT_EQ(std::min(tasks_of[0][0], tasks_of[1][0]), 0);
+  EXPECT_EQ(std::max(tasks_of[0][0], tasks_of[1][0]), 50);
+
+  ThreadPool alone(1);
+  std::vector<int64_t> order;
+  alone.run_in_parts(5, [&](int64_t task, int) { order.push_back(task); });
+  EXPECT_EQ(order, (std::vector<int64_t>{0, 1, 2, 3, 4}));
+}
+
+TEST(ThreadPool, PartsRethrowAndWorkOn) {
+  for (int threads : {1, 4}) {
+    ThreadPool pool(threads);
+    for (int i = 0; i < 50; ++i) {
+      EXPECT_THROW(pool.run_in_parts(100,
+                                     [&](int64_t task, int) {
+                                       if (task % 7 == 3) throw std::runtime_error("no");
+                                     }),
+                   std::runtime_error);
+      std::atomic<int64_t> sum{0};
+      pool.run_in_parts(100, [&](int64_t task, int) { sum += task; });
+      EXPECT_EQ(sum, 4950);
+    }
+  }
+}
+
 TEST(ThreadPool, AHundredThousandTinyJobs) {
   ThreadPool pool(2);
   std::atomic<int64_t> sum{0};
