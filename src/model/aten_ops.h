@@ -1,5 +1,5 @@
 #pragma once
-// The operations of ops.h on libtorch: prefill, and everything but the few rows of a decode step.
+// The operations of ops.h on libtorch: prompts that PrefillOps does not suit, training, tests.
 // Written with out-of-place operations, so that autograd can follow them; attend alone leaves ATen
 // (the packed cache), and training replaces it. Belongs to one thread.
 //
