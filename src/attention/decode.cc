@@ -85,8 +85,10 @@ class DecodeRunner {
     head_ = &view_.heads[static_cast<size_t>(task_.head + head)];
     k_packed_ = head_->k.layout->packed();
     v_packed_ = head_->v.layout->packed();
-    k_direct_ = kernels_.supports(*head_->k.layout);
-    v_direct_ = kernels_.supports(*head_->v.layout);
+    if (task_.num_heads > 1 || page == task_.first_unit) {
+      k_direct_ = kernels_.supports(*head_->k.layout);
+      v_direct_ = kernels_.supports(*head_->v.layout);
+    }
     const bool last = head + 1 == task_.num_heads;
     const HeadView& next = view_.heads[static_cast<size_t>(task_.head + (last ? 0 : head + 1))];
     const int64_t next_page = page - prefix_pages_ + (last ? 1 : 0);
@@ -109,10 +111,8 @@ class DecodeRunner {
     const int64_t first = page * kPageTokens;
     const int64_t visible =
         std::min<int64_t>(kPageTokens, position - view_.intact_prefix + 1 - first);
-    const int64_t k_stored =
-        std::clamp<int64_t>(view_.stored_for(head_->k, position) - first, 0, visible);
-    const int64_t v_stored =
-        std::clamp<int64_t>(view_.stored_for(head_->v, position) - first, 0, visible);
+    const int64_t k_stored = std::clamp<int64_t>(stored(head_->k, position) - first, 0, visible);
+    const int64_t v_stored = std::clamp<int64_t>(stored(head_->v, position) - first, 0, visible);
     float* scores = scratch_.scores.data();
 
     if (k_stored > 0) score_stored(page, k_stored, first_row, rows, scores);
@@ -129,6 +129,13 @@ class DecodeRunner {
                       kernels_.add_rows(values, is_f32, count, head_dim_, scores + (from - first),
                                         factor_.data(), rows, {}, acc, padded_dim_);
                     });
+  }
+
+  // view_.stored_for(), which divides: once per query and kind of window.
+  int64_t stored(const SideView& side, int64_t position) {
+    Stored& known = stored_[static_cast<size_t>(side.window)];
+    if (known.position != position) known = {position, view_.stored_for(side, position)};
+    return known.count;
   }
 
   void score_stored(int64_t page, int64_t count, int32_t first_row, int32_t rows, float* scores) {
@@ -239,6 +246,11 @@ class DecodeRunner {
   bool k_packed_ = false, v_packed_ = false;
   bool k_direct_ = false, v_direct_ = false;  // straight from codes; else through tiles of floats
   DecodeQueries queries_;
+  struct Stored {
+    int64_t position = -1;
+    int64_t count = 0;
+  };
+  std::array<Stored, 3> stored_;  // by SideWindow
   std::array<float, kMaxDecodeRows> factor_{};
 };
 

@@ -168,6 +168,14 @@ constexpr int blocks_together(int inner, int rows, int passes) {
   return blocks;
 }
 
+// Where blocks and rows are few, token quads share out to several sums: one sum alone waits for
+// each product before the next.
+constexpr int sums_per_block(int blocks, int rows, int passes, int quads) {
+  int sums = 1;
+  while (sums < quads && blocks * rows * passes * sums < Simd::kIndependentSums) sums *= 2;
+  return sums;
+}
+
 // Where a tile's value sums go: added to acc.
 struct ValueSums {
   const std::byte* weights;  // [rows, groups, kWeightBytes]
@@ -189,30 +197,51 @@ LOWKEY_NOINLINE void dot_values(const std::byte* codes, const int32_t* groups,
   constexpr int kFields = fields_of(kBits), kBytes = granule_bytes_of(kBits);
   constexpr int kOuter = kFields / kInner;  // token quads that share a granule
   constexpr int kBlocks = blocks_together(kInner, kRows, kPasses);
+  constexpr int kSteps = kTokenQuads / kOuter;
+  constexpr int kSums = sums_per_block(kBlocks, kRows, kPasses, kSteps);
 #pragma GCC unroll 8
   for (int b0 = 0; b0 < kInner; b0 += kBlocks) {
-    typename Simd::template Sum<kPasses> sum[kRows][kBlocks];
+    typename Simd::template Sum<kPasses> sums[kSums][kRows][kBlocks];
     const std::byte* weights[kBlocks];
 #pragma GCC unroll 8
     for (int b = 0; b < kBlocks; ++b) {
       weights[b] = to.weights + groups[b0 + b] * kWeightBytes;
 #pragma GCC unroll 8
-      for (int r = 0; r < kRows; ++r) sum[r][b] = Simd::zero<kPasses>();
+      for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 8
+        for (int n = 0; n < kSums; ++n) sums[n][r][b] = Simd::zero<kPasses>();
+      }
     }
 #pragma GCC unroll 1
-    for (int32_t u = 0; u < kTokenQuads / kOuter; ++u) {
-      const auto granule = Simd::load_granule<kBits>(codes + u * kBytes);
+    for (int32_t u0 = 0; u0 < kSteps; u0 += kSums) {
 #pragma GCC unroll 8
-      for (int o = 0; o < kOuter; ++o) {
+      for (int n = 0; n < kSums; ++n) {
+        const int32_t u = u0 + n;
+        const auto granule = Simd::load_granule<kBits>(codes + u * kBytes);
+#pragma GCC unroll 8
+        for (int o = 0; o < kOuter; ++o) {
+#pragma GCC unroll 8
+          for (int b = 0; b < kBlocks; ++b) {
+            // A block has one place, whose power of two goes into the unit.
+            const auto c = kOuter == 1 ? Simd::codes_in_place<kBits>(granule, b0 + b)
+                                       : Simd::codes<kBits>(granule, o * kInner + b0 + b);
+#pragma GCC unroll 8
+            for (int r = 0; r < kRows; ++r) {
+              Simd::dot<kPasses>(sums[n][r][b], c,
+                                 weights[b] + r * to.row_stride + (u * kOuter + o) * 8);
+            }
+          }
+        }
+      }
+    }
+    auto& sum = sums[0];
+#pragma GCC unroll 8
+    for (int n = 1; n < kSums; ++n) {
+#pragma GCC unroll 8
+      for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 8
         for (int b = 0; b < kBlocks; ++b) {
-          // A block has one place, whose power of two goes into the unit.
-          const auto c = kOuter == 1 ? Simd::codes_in_place<kBits>(granule, b0 + b)
-                                     : Simd::codes<kBits>(granule, o * kInner + b0 + b);
-#pragma GCC unroll 8
-          for (int r = 0; r < kRows; ++r) {
-            Simd::dot<kPasses>(sum[r][b], c, weights[b] + r * to.row_stride + (u * kOuter + o) * 8);
-          }
+          Simd::add_shifted<kPasses>(sum[r][b], sums[n][r][b], 0);
         }
       }
     }

@@ -17,6 +17,7 @@ struct Simd {
   // Registers that dot products may keep sums in (of 32; the rest hold codes, masks, weights).
   static constexpr int kSumRegisters = 20;
   static constexpr int kRegistersPerSum = 1;  // and pass
+  static constexpr int kIndependentSums = 8;  // latency of a dot product, twice over
   static constexpr int kValueRegisters = 16;  // of them for sums of rows of floats
   static constexpr int kHalvesTogether = 2;   // halves of a K tile whose codes share a broadcast
   static constexpr bool kOnePass = true;      // bytes: dropping the low ones halves the work
