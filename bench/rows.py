@@ -45,6 +45,13 @@ def machine() -> str:
     )
 
 
+def warn_if_busy() -> None:
+    if os.getloadavg()[0] > 0.5:
+        progress(
+            "warning: the machine has other work. Engines whose threads spin while they wait suffer most: no fair ratios"
+        )
+
+
 def write_json(rows: list[dict], target: str) -> None:
     """`target`: a file, or - for standard output."""
     text = json.dumps(rows, indent=2) + "\n"

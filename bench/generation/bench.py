@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 
-from rows import machine, progress, table, write_json
+from rows import machine, progress, table, warn_if_busy, write_json
 from worker import PeerError, Worker, module
 
 PEERS = {
@@ -245,6 +245,7 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> int:
     arguments = parse_arguments()
     where = machine()  # before our own load
+    warn_if_busy()
     recipes = arguments.kv or (SHORT_RECIPES if arguments.short else RECIPES)
     lowkey = Lowkey(arguments.lowkey, arguments.model, recipes, arguments.threads)
     # llama.cpp counts in blocks of 256.
