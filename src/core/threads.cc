@@ -66,11 +66,13 @@ struct ThreadPool::State {
   // A late worker may read these while the next job is being set up. It uses them only if its claim
   // then succeeds, and it cannot: run() closes the ticket before it changes them, and a reader of
   // what was changed has seen the closing (release and acquire).
-  std::atomic<const Job*> job{nullptr};
+  // Each on lines of memory of its own: the ticket is what idle workers look at, and every store to
+  // the same line would wait for them to give it back.
+  alignas(64) std::atomic<const Job*> job{nullptr};
   std::atomic<uint64_t> num_tasks{0};
-  std::atomic<uint64_t> ticket{0};  // epoch << 32 | next task
-  std::atomic<uint64_t> unfinished{0};
-  std::mutex error_mutex;
+  alignas(64) std::atomic<uint64_t> ticket{0};  // epoch << 32 | next task
+  alignas(64) std::atomic<uint64_t> unfinished{0};
+  alignas(64) std::mutex error_mutex;
   std::exception_ptr error;
 
   void work(int thread) {
