@@ -230,6 +230,20 @@ TEST(Strips, NanAndInfinityStayInTheirRow) {
   }
 }
 
+// 1 / scale would overflow: they count as zero, not as whatever that gives.
+TEST(Strips, InputsBelowTheSmallestScaleAreZero) {
+  const RandomTensor tensor(DType::kQ4_0, 16, 64, 2);
+  ThreadPool pool(1);
+  const WeightMatrix weight = make_weight(tensor.view, WeightStorage::kPacked, pool);
+  for (float tiny : {1e-35f, 1e-37f, 1e-44f}) {
+    for (Isa isa : kIsas) {
+      if (!isa_available(isa)) continue;
+      const std::vector<float> x(64, tiny);
+      for (float y : multiply(weight, nullptr, x, 1, isa)) EXPECT_EQ(y, 0.0f) << isa_name(isa);
+    }
+  }
+}
+
 // What every instruction set must agree on, from the definition.
 TEST(StripInputs, AreQuantizedAsDefined) {
   SplitMix64 rng(4);
