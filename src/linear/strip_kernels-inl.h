@@ -339,6 +339,41 @@ LOWKEY_INLINE void prefetch_piece(const uint8_t* block, int sub) {
   for (int at = 0; at < kBytes; at += 64) __builtin_prefetch(block + sub * kBytes + at);
 }
 
+// Adds the products of a piece's columns that share a scale: all 32, or the first or second 16.
+// x: the piece's codes of the first input, x_stride apart.
+template <typename Format, int kInputs, int kSet>
+LOWKEY_INLINE void add_columns(const uint8_t* block, int sub, const StripInput* x, int64_t x_stride,
+                               Rows (&result)[kInputs]) {
+  constexpr int kGroups = Format::kTwoScales ? 4 : 8;
+  Sums sums[kInputs];
+#pragma GCC unroll 8
+  for (int i = 0; i < kInputs; ++i) {
+    const StripInput& in = x[i * x_stride];
+    const int32_t sum = Format::kTwoScales ? in.half_sums[kSet] : in.half_sums[0] + in.half_sums[1];
+    sums[i] = start(-Format::kOffset * sum);
+  }
+#pragma GCC unroll 8
+  for (int j = kSet * kGroups; j < (kSet + 1) * kGroups; ++j) {
+    const Codes codes = Format::codes(block, sub, j);
+#pragma GCC unroll 8
+    for (int i = 0; i < kInputs; ++i) mac(sums[i], codes, x[i * x_stride], j);
+  }
+  const Scales scales = Format::scales(block, sub, kSet);
+#pragma GCC unroll 8
+  for (int i = 0; i < kInputs; ++i) {
+    const StripInput& in = x[i * x_stride];
+    const Rows dots = finish(sums[i]);
+#pragma GCC unroll 4
+    for (int p = 0; p < kStripParts; ++p) {
+      F32& out = result[i].part[p];
+      out = fused(dots.part[p], scales.scale.part[p] * splat(in.scale), out);
+      if constexpr (Format::kHasMinimum) {
+        out = fused(scales.minimum.part[p], splat(in.sum), out);
+      }
+    }
+  }
+}
+
 // The rows of a strip times `kInputs` inputs from `input` on.
 template <typename Format, int kInputs>
 LOWKEY_INLINE void dot_strip(const StripDotArgs& a, int64_t strip, int64_t input) {
@@ -349,39 +384,12 @@ LOWKEY_INLINE void dot_strip(const StripDotArgs& a, int64_t strip, int64_t input
   Rows result[kInputs] = {};
   for (int64_t b = 0; b < num_pieces; b += Format::kSubBlocks, block += Format::kBlockBytes) {
     for (int sub = 0; sub < Format::kSubBlocks; ++sub, ++x) {
-      if constexpr (Format::kSubBlocks > 1)
+      if constexpr (Format::kSubBlocks > 1) {
         prefetch_piece<Format>(block + Format::kBlockBytes, sub);
-      constexpr int kScaleSets = Format::kTwoScales ? 2 : 1;
-#pragma GCC unroll 2
-      for (int set = 0; set < kScaleSets; ++set) {
-        Sums sums[kInputs];
-#pragma GCC unroll 8
-        for (int i = 0; i < kInputs; ++i) {
-          const StripInput& in = x[i * num_pieces];
-          const int32_t sum =
-              Format::kTwoScales ? in.half_sums[set] : in.half_sums[0] + in.half_sums[1];
-          sums[i] = start(-Format::kOffset * sum);
-        }
-#pragma GCC unroll 8
-        for (int j = set * 8 / kScaleSets; j < (set + 1) * 8 / kScaleSets; ++j) {
-          const Codes codes = Format::codes(block, sub, j);
-#pragma GCC unroll 8
-          for (int i = 0; i < kInputs; ++i) mac(sums[i], codes, x[i * num_pieces], j);
-        }
-        const Scales scales = Format::scales(block, sub, set);
-#pragma GCC unroll 8
-        for (int i = 0; i < kInputs; ++i) {
-          const StripInput& in = x[i * num_pieces];
-          const Rows dots = finish(sums[i]);
-#pragma GCC unroll 4
-          for (int p = 0; p < kStripParts; ++p) {
-            F32& out = result[i].part[p];
-            out = fused(dots.part[p], scales.scale.part[p] * splat(in.scale), out);
-            if constexpr (Format::kHasMinimum) {
-              out = fused(scales.minimum.part[p], splat(in.sum), out);
-            }
-          }
-        }
+      }
+      add_columns<Format, kInputs, 0>(block, sub, x, num_pieces, result);
+      if constexpr (Format::kTwoScales) {
+        add_columns<Format, kInputs, 1>(block, sub, x, num_pieces, result);
       }
     }
   }
