@@ -68,6 +68,13 @@ TEST_F(SpeedTest, MeasuresEveryTestOfEveryRecipe) {
                          "1 pp8@0", "1 pp40@0", "1 tg3@0", "1 pp8@200", "1 pp40@200", "1 tg3@200"));
 }
 
+TEST_F(SpeedTest, DepthOfOneToken) {
+  const std::vector<SpeedRow> rows = measure_speed(
+      *engine_, recipes({"kivi-2:r32+i1"}), {.generate = {2}, .depths = {1}, .repetitions = 1}, {});
+  ASSERT_THAT(rows, SizeIs(1));
+  EXPECT_THAT(rows[0].tokens_per_second, Each(Gt(0.0)));
+}
+
 TEST_F(SpeedTest, RefusesWhatCannotBeMeasured) {
   const auto message = [](const SpeedOptions& options) -> std::string {
     try {
