@@ -171,6 +171,7 @@ class Planner {
     });
   }
 
+  bool in_order() const { return in_order_; }
   int64_t num_partials() const { return num_partials_; }
   int64_t most_rows() const { return most_rows_; }
 
@@ -275,8 +276,13 @@ void attend(const AttendArgs& args, ThreadPool& pool, AttendWorkspace& workspace
       for (int32_t c = 0; c < head_dim; ++c) out[c] = acc[c] / state.sum;
     }
   };
-  // By reference: a std::function of its own would allocate on every step.
-  pool.run(static_cast<int64_t>(w.tasks.size()), std::ref(job));
+  // By reference: a std::function of its own would allocate on every step. Decode reads memory in
+  // the tasks' order; prefill's tasks are claimed from the longest down.
+  if (planner.in_order()) {
+    pool.run_in_parts(std::ssize(w.tasks), std::ref(job));
+  } else {
+    pool.run(std::ssize(w.tasks), std::ref(job));
+  }
 
   // Log-sum-exp merge, runs in order.
   const auto merge_job = [&](int64_t index, int) {
