@@ -204,7 +204,7 @@ std::vector<Table> tables() {
                                  {"kivi-4:g32:r32", kOne},
                                  {"kivi-2:g32:r32", kOne},
                                  {"4:g32", kTwo}};
-  return {{{1, 128, 8, 1, 8192}, all},
+  return {{{1, 128, 8, 1, 2048}, all},
           {{4, 128, 8, 1, 8192}, some},
           {{8, 128, 4, 1, 8192}, some},
           {{3, 64, 3, 1, 8192}, some},
