@@ -69,8 +69,9 @@ TEST_F(SpeedTest, MeasuresEveryTestOfEveryRecipe) {
 }
 
 TEST_F(SpeedTest, DepthOfOneToken) {
-  const std::vector<SpeedRow> rows = measure_speed(
-      *engine_, recipes({"kivi-2:r32+i1"}), {.generate = {2}, .depths = {1}, .repetitions = 1}, {});
+  const std::vector<SpeedRow> rows =
+      measure_speed(*engine_, recipes({"kivi-2:r32+i1"}),
+                    {.prompt = {}, .generate = {2}, .depths = {1}, .repetitions = 1}, {});
   ASSERT_THAT(rows, SizeIs(1));
   EXPECT_THAT(rows[0].tokens_per_second, Each(Gt(0.0)));
 }
