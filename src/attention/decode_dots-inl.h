@@ -1,0 +1,336 @@
+#pragma once
+// The inner loops of decode_kernels-inl.h: sums of packed codes times weights, and where they go.
+// Over the vector operations of a Simd (simd_<isa>-inl.h, included before). See core/lanes-inl.h
+// for what may be included.
+#include <cstddef>
+#include <cstdint>
+
+#include "attention/decode_kernels.h"
+#include "core/lanes-inl.h"
+
+#define LOWKEY_NOINLINE __attribute__((noinline))
+
+namespace lowkey {
+namespace LOWKEY_KERNEL_NAMESPACE {
+namespace {
+
+// Folded numbers stay within this, so that 256 * high + low fits signed bytes.
+constexpr float kFixedTop = 32512.0f;
+
+constexpr int32_t kRowsTogether = 4;  // rows whose sums are kept in registers at once
+constexpr int32_t kTokenQuads = kTileTokens / 4;
+
+LOWKEY_INLINE float power_of_two(int exponent) {
+  const int32_t bits = (exponent + 127) << 23;
+  float result;
+  __builtin_memcpy(&result, &bits, 4);
+  return result;
+}
+
+constexpr int fields_of(int bits) {
+  return bits == 3 ? 8 : 8 / bits;
+}
+constexpr int granule_bytes_of(int bits) {
+  return bits == 3 ? 3 * kGranuleBytes : kGranuleBytes;
+}
+
+// Part `part` of `parts`.
+LOWKEY_INLINE void read_ahead(ReadAhead ahead, int32_t part, int32_t parts) {
+  const int32_t lines = ahead.bytes / 64;
+  const int32_t last = lines * (part + 1) / parts;
+  for (int32_t line = lines * part / parts; line < last; ++line) {
+    __builtin_prefetch(ahead.data + line * 64, 0, 2);
+  }
+}
+
+// Where a tile's key sums go. Per channel: the score is unit * sum + the zero points' share.
+struct PerChannelScores {
+  const float* unit;  // [rows]
+  const float* zero;  // [rows]
+  float* scores;      // [rows, kPageTokens], at the tile's first token
+
+  template <int kPasses>
+  LOWKEY_INLINE void put(int r, int h, const typename Simd::template Sum<kPasses>& sum) const {
+    store(scores + r * kPageTokens + h * kVectorFloats,
+          Simd::scaled<kPasses>(sum, unit[r], splat(zero[r])));
+  }
+};
+
+// Per token: each group of channels adds its sum times the token's scale, and the sum of its query
+// channels times the token's zero point.
+struct PerTokenScores {
+  const float* unit;       // [rows]
+  const float* query_sum;  // [rows]
+  const Half* scale;       // [32] of this group
+  const Half* zero_point;
+  bool first;     // of the groups: nothing to add to
+  float* scores;  // as above
+
+  template <int kPasses>
+  LOWKEY_INLINE void put(int r, int h, const typename Simd::template Sum<kPasses>& sum) const {
+    float* to = scores + r * kPageTokens + h * kVectorFloats;
+    const F32x16 base = load_half(zero_point + h * kVectorFloats) * splat(query_sum[r]);
+    const F32x16 total = Simd::scaled<kPasses>(sum, unit[r], F32x16{});
+    const F32x16 score = total * load_half(scale + h * kVectorFloats) + base;
+    store(to, first ? score : score + load(to));
+  }
+};
+
+// Fields of the same place in a byte share sums, where there are registers for a sum per place:
+// that saves shifting codes, and gives few rows enough independent sums.
+template <int kBits>
+constexpr int places_of() {
+  return kBits == 8 ? 1 : kBits == 3 ? 2 : fields_of(kBits);
+}
+template <int kBits>
+constexpr int place_of(int field) {
+  return kBits == 8 ? 0 : kBits == 3 ? (field < 6 ? field % 2 : 0) : field;
+}
+template <int kBits>
+constexpr int places_together(int rows, int halves, int passes) {
+  const int sums = rows * halves * passes * Simd::kRegistersPerSum;
+  return sums * places_of<kBits>() <= Simd::kSumRegisters ? places_of<kBits>() : 1;
+}
+
+// Sums over channel quads of codes times weights, for one tile of keys and kRows rows.
+// codes: the tile's first granule of the columns wanted; weights: 8 bytes per quad.
+template <int kBits, int kInner, int kRows, int kPasses, typename Put>
+LOWKEY_NOINLINE void dot_keys(const std::byte* codes, int32_t columns, const std::byte* weights,
+                              int64_t row_stride, const Put& put) noexcept {
+  constexpr int kFields = fields_of(kBits), kBytes = granule_bytes_of(kBits);
+  constexpr int kOuter = kFields / kInner;  // halves that share a granule
+  constexpr int kHalves = Simd::kHalvesTogether;
+  constexpr int kPlaces = places_together<kBits>(kRows, kHalves, kPasses);
+  for (int h0 = 0; h0 < 2; h0 += kHalves) {
+    typename Simd::template Sum<kPasses> sum[kPlaces][kRows][kHalves];
+#pragma GCC unroll 8
+    for (int p = 0; p < kPlaces; ++p) {
+#pragma GCC unroll 8
+      for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 2
+        for (int h = 0; h < kHalves; ++h) sum[p][r][h] = Simd::zero<kPasses>();
+      }
+    }
+    const std::byte* column_weights = weights;
+#pragma GCC unroll 1
+    for (int32_t j = 0; j < columns; ++j) {
+      typename Simd::template Granule<kBits> granule[kHalves];
+#pragma GCC unroll 2
+      for (int h = 0; h < kHalves; ++h) {
+        granule[h] = Simd::load_granule<kBits>(codes + (kOuter == 1 ? 2 * j + h0 + h : j) * kBytes);
+      }
+#pragma GCC unroll 8
+      for (int i = 0; i < kInner; ++i) {
+        typename Simd::Codes c[kHalves];
+#pragma GCC unroll 2
+        for (int h = 0; h < kHalves; ++h) {
+          const int field = kOuter == 1 ? i : (h0 + h) * kInner + i;
+          c[h] = kPlaces == 1 ? Simd::codes<kBits>(granule[h], field)
+                              : Simd::codes_in_place<kBits>(granule[h], field);
+        }
+#pragma GCC unroll 8
+        for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 2
+          for (int h = 0; h < kHalves; ++h) {
+            const int field = kOuter == 1 ? i : (h0 + h) * kInner + i;
+            const int p = kPlaces == 1 ? 0 : place_of<kBits>(field);
+            Simd::dot<kPasses>(sum[p][r][h], c[h], column_weights + r * row_stride + i * 8);
+          }
+        }
+      }
+      column_weights += kInner * 8;
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 2
+      for (int h = 0; h < kHalves; ++h) {
+        if constexpr (kPlaces > 1) {
+          constexpr int kShift = Simd::shift_in_place<kBits>(1);  // of the second place
+#pragma GCC unroll 8
+          for (int p = 1; p < kPlaces; ++p) {
+            Simd::add_shifted<kPasses>(sum[0][r][h], sum[p][r][h], p * kShift);
+          }
+        }
+        put.template put<kPasses>(r, h0 + h, sum[0][r][h]);
+      }
+    }
+  }
+}
+
+// Blocks of channels whose sums fit the registers beside each other.
+constexpr int blocks_together(int inner, int rows, int passes) {
+  int blocks = inner;
+  while (blocks > 1 && blocks * rows * passes * Simd::kRegistersPerSum > Simd::kSumRegisters) {
+    blocks /= 2;
+  }
+  return blocks;
+}
+
+// Where blocks and rows are few, token quads share out to several sums: one sum alone waits for
+// each product before the next.
+constexpr int sums_per_block(int blocks, int rows, int passes, int quads) {
+  int sums = 1;
+  while (sums < quads && blocks * rows * passes * sums < Simd::kIndependentSums) sums *= 2;
+  return sums;
+}
+
+// Where a tile's value sums go: added to acc.
+struct ValueSums {
+  const std::byte* weights;  // [rows, groups, kWeightBytes]
+  int64_t row_stride;
+  const float* unit;  // [rows, unit_stride], by group
+  int32_t unit_stride;
+  const Half* scale;  // per channel: of the column's first channel, the zero points zero_stride on
+  int32_t zero_stride;
+  const float* probability_sum;  // per channel: [rows]
+  float* acc;                    // [rows, padded_dim], at the column's first channel
+  int32_t padded_dim;
+};
+
+// Sums over the tile's tokens of codes times weights, for the kInner channel blocks of one column
+// of granules. groups[i]: the group of block i (per channel: 0).
+template <int kBits, int kInner, int kRows, int kPasses, bool kPerChannel>
+LOWKEY_NOINLINE void dot_values(const std::byte* codes, const int32_t* groups,
+                                const ValueSums& to) noexcept {
+  constexpr int kFields = fields_of(kBits), kBytes = granule_bytes_of(kBits);
+  constexpr int kOuter = kFields / kInner;  // token quads that share a granule
+  constexpr int kBlocks = blocks_together(kInner, kRows, kPasses);
+  constexpr int kSteps = kTokenQuads / kOuter;
+  constexpr int kSums = sums_per_block(kBlocks, kRows, kPasses, kSteps);
+#pragma GCC unroll 8
+  for (int b0 = 0; b0 < kInner; b0 += kBlocks) {
+    typename Simd::template Sum<kPasses> sums[kSums][kRows][kBlocks];
+    const std::byte* weights[kBlocks];
+#pragma GCC unroll 8
+    for (int b = 0; b < kBlocks; ++b) {
+      weights[b] = to.weights + groups[b0 + b] * kWeightBytes;
+#pragma GCC unroll 8
+      for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 8
+        for (int n = 0; n < kSums; ++n) sums[n][r][b] = Simd::zero<kPasses>();
+      }
+    }
+#pragma GCC unroll 1
+    for (int32_t u0 = 0; u0 < kSteps; u0 += kSums) {
+#pragma GCC unroll 8
+      for (int n = 0; n < kSums; ++n) {
+        const int32_t u = u0 + n;
+        const auto granule = Simd::load_granule<kBits>(codes + u * kBytes);
+#pragma GCC unroll 8
+        for (int o = 0; o < kOuter; ++o) {
+#pragma GCC unroll 8
+          for (int b = 0; b < kBlocks; ++b) {
+            // A block has one place, whose power of two goes into the unit.
+            const auto c = kOuter == 1 ? Simd::codes_in_place<kBits>(granule, b0 + b)
+                                       : Simd::codes<kBits>(granule, o * kInner + b0 + b);
+#pragma GCC unroll 8
+            for (int r = 0; r < kRows; ++r) {
+              Simd::dot<kPasses>(sums[n][r][b], c,
+                                 weights[b] + r * to.row_stride + (u * kOuter + o) * 8);
+            }
+          }
+        }
+      }
+    }
+    auto& sum = sums[0];
+#pragma GCC unroll 8
+    for (int n = 1; n < kSums; ++n) {
+#pragma GCC unroll 8
+      for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 8
+        for (int b = 0; b < kBlocks; ++b) {
+          Simd::add_shifted<kPasses>(sum[r][b], sums[n][r][b], 0);
+        }
+      }
+    }
+#pragma GCC unroll 8
+    for (int b = 0; b < kBlocks; ++b) {
+#pragma GCC unroll 8
+      for (int r = 0; r < kRows; ++r) {
+        const int32_t c = (b0 + b) * kLanes;
+        float* acc = to.acc + r * to.padded_dim + c;
+        const int shift = kOuter == 1 ? Simd::shift_in_place<kBits>(b0 + b) : 0;
+        const float unit =
+            to.unit[r * to.unit_stride + groups[b0 + b]] * (1.0f / static_cast<float>(1 << shift));
+        if constexpr (kPerChannel) {
+          const F32x16 total = Simd::scaled<kPasses>(sum[r][b], unit, F32x16{});
+          store(acc, load(acc) + total * load_half(to.scale + c) +
+                         splat(to.probability_sum[r]) * load_half(to.scale + to.zero_stride + c));
+        } else {
+          store(acc, Simd::scaled<kPasses>(sum[r][b], unit, load(acc)));
+        }
+      }
+    }
+  }
+}
+
+template <typename Put>
+using DotKeys = void (*)(const std::byte*, int32_t, const std::byte*, int64_t, const Put&) noexcept;
+using DotValues = void (*)(const std::byte*, const int32_t*, const ValueSums&) noexcept;
+
+// [passes - 1][rows - 1]
+template <int kBits, int kInner, typename Put>
+constexpr DotKeys<Put> kDotKeys[2][kRowsTogether] = {
+    {dot_keys<kBits, kInner, 1, 1, Put>, dot_keys<kBits, kInner, 2, 1, Put>,
+     dot_keys<kBits, kInner, 3, 1, Put>, dot_keys<kBits, kInner, 4, 1, Put>},
+    {dot_keys<kBits, kInner, 1, 2, Put>, dot_keys<kBits, kInner, 2, 2, Put>,
+     dot_keys<kBits, kInner, 3, 2, Put>, dot_keys<kBits, kInner, 4, 2, Put>}};
+template <int kBits, int kInner, bool kPerChannel>
+constexpr DotValues kDotValues[2][kRowsTogether] = {
+    {dot_values<kBits, kInner, 1, 1, kPerChannel>, dot_values<kBits, kInner, 2, 1, kPerChannel>,
+     dot_values<kBits, kInner, 3, 1, kPerChannel>, dot_values<kBits, kInner, 4, 1, kPerChannel>},
+    {dot_values<kBits, kInner, 1, 2, kPerChannel>, dot_values<kBits, kInner, 2, 2, kPerChannel>,
+     dot_values<kBits, kInner, 3, 2, kPerChannel>, dot_values<kBits, kInner, 4, 2, kPerChannel>}};
+
+// Keys share a granule along channels whole, but for 3 bits at odd multiples of 16 channels.
+template <typename Put>
+const DotKeys<Put>* keys_dots(const SideLayout& layout, int passes) noexcept {
+  switch (layout.bits() * 16 + layout.inner_fields()) {
+    case 2 * 16 + 4: return kDotKeys<2, 4, Put>[passes - 1];
+    case 3 * 16 + 8: return kDotKeys<3, 8, Put>[passes - 1];
+    case 3 * 16 + 4: return kDotKeys<3, 4, Put>[passes - 1];
+    case 4 * 16 + 2: return kDotKeys<4, 2, Put>[passes - 1];
+    case 8 * 16 + 1: return kDotKeys<8, 1, Put>[passes - 1];
+  }
+  return nullptr;
+}
+
+template <bool kPerChannel>
+const DotValues* values_dots(const SideLayout& layout, int passes) noexcept {
+  switch (layout.bits() * 16 + layout.inner_fields()) {
+    case 2 * 16 + 4: return kDotValues<2, 4, kPerChannel>[passes - 1];
+    case 2 * 16 + 2: return kDotValues<2, 2, kPerChannel>[passes - 1];
+    case 2 * 16 + 1: return kDotValues<2, 1, kPerChannel>[passes - 1];
+    case 3 * 16 + 8: return kDotValues<3, 8, kPerChannel>[passes - 1];
+    case 3 * 16 + 4: return kDotValues<3, 4, kPerChannel>[passes - 1];
+    case 3 * 16 + 2: return kDotValues<3, 2, kPerChannel>[passes - 1];
+    case 3 * 16 + 1: return kDotValues<3, 1, kPerChannel>[passes - 1];
+    case 4 * 16 + 2: return kDotValues<4, 2, kPerChannel>[passes - 1];
+    case 4 * 16 + 1: return kDotValues<4, 1, kPerChannel>[passes - 1];
+    case 8 * 16 + 1: return kDotValues<8, 1, kPerChannel>[passes - 1];
+  }
+  return nullptr;
+}
+
+bool supports(const SideLayout& layout) noexcept {
+  if (!layout.packed()) return false;
+  if (layout.side() == Side::kValue) return values_dots<true>(layout, 1) != nullptr;
+  // A group of channels must be whole columns of granules.
+  const bool whole = layout.axis() == QuantAxis::kPerChannel ||
+                     layout.group_size() % (4 * layout.inner_fields()) == 0;
+  return whole && keys_dots<PerTokenScores>(layout, 1) != nullptr;
+}
+
+int passes_of(DecodeDots precision) noexcept {
+  return Simd::kOnePass && precision == DecodeDots::kOnePass ? 1 : 2;
+}
+
+// Rows in portions of at most kRowsTogether, as equal as they go: 5 is 3 + 2.
+int32_t rows_now(int32_t rows_left) noexcept {
+  const int32_t portions = (rows_left + kRowsTogether - 1) / kRowsTogether;
+  return (rows_left + portions - 1) / portions;
+}
+
+}  // namespace
+}  // namespace LOWKEY_KERNEL_NAMESPACE
+}  // namespace lowkey
