@@ -177,13 +177,18 @@ TEST(Model, PrefillInPiecesEqualsPrefillAtOnce) {
     const std::vector<float> at_once = run_logits(loaded, recipe, tokens, 150);
     // Matrix products of other shapes round differently. Where values are packed, that can tip one
     // of the 38,400 codes over to its neighbour: a small part of what packing costs, whereas a
-    // token seen in the wrong form would be of its order.
+    // token seen in the wrong form would be of its order. Decode multiplies packed codes by 16-bit
+    // integers, which is off by up to 3e-4 of what attention gives (tests/attention/decode_test.cc),
+    // in each layer for itself.
     const double packing = root_mean_square(at_once, exact);
+    const double size = root_mean_square(at_once, std::vector<float>(at_once.size()));
+    const double integers = 3e-4 * size * std::sqrt(loaded.config().num_layers);
     for (int64_t chunk : {64, 33, 32, 9, 7, 1}) {
       SCOPED_TRACE(fmt::format("{} in pieces of {}", recipe, chunk));
       const std::vector<float> pieces = run_logits(loaded, recipe, tokens, chunk);
       const bool packed = packing > kFloatBound;
-      EXPECT_LE(root_mean_square(pieces, at_once), packed ? 0.1 * packing : kFloatBound);
+      const double bound = chunk == 1 ? std::hypot(0.1 * packing, integers) : 0.1 * packing;
+      EXPECT_LE(root_mean_square(pieces, at_once), packed ? bound : kFloatBound);
       const double margin = packed ? packing : 2 * kFloatBound;
       EXPECT_GT(expect_equal_greedy(at_once, pieces, vocab, margin), 75);
     }
