@@ -70,8 +70,9 @@ const TileKernels& tile_kernels(Isa isa) {
 const DecodeKernels* decode_kernels(Isa isa) {
   switch (isa) {
     case Isa::kScalar: return nullptr;
-    case Isa::kAvx2: return nullptr;
-    case Isa::kAvx512: return cpu_features().avx512_vnni ? decode_kernels_avx512() : nullptr;
+    case Isa::kAvx2: return decode_kernels_avx2();
+    case Isa::kAvx512:
+      return cpu_features().avx512_vnni ? decode_kernels_avx512() : decode_kernels_avx2();
   }
   return nullptr;
 }

@@ -51,8 +51,8 @@ struct PerChannelScores {
 
   template <int kPasses>
   LOWKEY_INLINE void put(int r, int h, const typename Simd::template Sum<kPasses>& sum) const {
-    store(scores + r * kPageTokens + h * kVectorFloats,
-          Simd::scaled<kPasses>(sum, unit[r], splat(zero[r])));
+    Simd::store(scores + r * kPageTokens + h * kVectorFloats,
+                Simd::scaled<kPasses>(sum, unit[r], Simd::splat(zero[r])));
   }
 };
 
@@ -69,10 +69,10 @@ struct PerTokenScores {
   template <int kPasses>
   LOWKEY_INLINE void put(int r, int h, const typename Simd::template Sum<kPasses>& sum) const {
     float* to = scores + r * kPageTokens + h * kVectorFloats;
-    const F32x16 base = load_half(zero_point + h * kVectorFloats) * splat(query_sum[r]);
-    const F32x16 total = Simd::scaled<kPasses>(sum, unit[r], F32x16{});
-    const F32x16 score = total * load_half(scale + h * kVectorFloats) + base;
-    store(to, first ? score : score + load(to));
+    const Floats base = Simd::load_half(zero_point + h * kVectorFloats) * Simd::splat(query_sum[r]);
+    const Floats total = Simd::scaled<kPasses>(sum, unit[r], Floats{});
+    const Floats score = total * Simd::load_half(scale + h * kVectorFloats) + base;
+    Simd::store(to, first ? score : score + Simd::load(to));
   }
 };
 
@@ -88,7 +88,7 @@ constexpr int place_of(int field) {
 }
 template <int kBits>
 constexpr int places_together(int rows, int halves, int passes) {
-  const int sums = rows * halves * passes * Simd::kRegistersPerSum;
+  const int sums = rows * halves * Simd::registers_per_sum(passes);
   return sums * places_of<kBits>() <= Simd::kSumRegisters ? places_of<kBits>() : 1;
 }
 
@@ -160,7 +160,7 @@ LOWKEY_NOINLINE void dot_keys(const std::byte* codes, int32_t columns, const std
 // Blocks of channels whose sums fit the registers beside each other.
 constexpr int blocks_together(int inner, int rows, int passes) {
   int blocks = inner;
-  while (blocks > 1 && blocks * rows * passes * Simd::kRegistersPerSum > Simd::kSumRegisters) {
+  while (blocks > 1 && blocks * rows * Simd::registers_per_sum(passes) > Simd::kSumRegisters) {
     blocks /= 2;
   }
   return blocks;
@@ -170,7 +170,9 @@ constexpr int blocks_together(int inner, int rows, int passes) {
 // each product before the next.
 constexpr int sums_per_block(int blocks, int rows, int passes, int quads) {
   int sums = 1;
-  while (sums < quads && blocks * rows * passes * sums < Simd::kIndependentSums) sums *= 2;
+  while (sums < quads &&
+         blocks * rows * Simd::registers_per_sum(passes) * sums < Simd::kIndependentSums)
+    sums *= 2;
   return sums;
 }
 
@@ -253,11 +255,12 @@ LOWKEY_NOINLINE void dot_values(const std::byte* codes, const int32_t* groups,
         const float unit =
             to.unit[r * to.unit_stride + groups[b0 + b]] * (1.0f / static_cast<float>(1 << shift));
         if constexpr (kPerChannel) {
-          const F32x16 total = Simd::scaled<kPasses>(sum[r][b], unit, F32x16{});
-          store(acc, load(acc) + total * load_half(to.scale + c) +
-                         splat(to.probability_sum[r]) * load_half(to.scale + to.zero_stride + c));
+          const Floats total = Simd::scaled<kPasses>(sum[r][b], unit, Floats{});
+          Simd::store(acc, Simd::load(acc) + total * Simd::load_half(to.scale + c) +
+                               Simd::splat(to.probability_sum[r]) *
+                                   Simd::load_half(to.scale + to.zero_stride + c));
         } else {
-          store(acc, Simd::scaled<kPasses>(sum[r][b], unit, load(acc)));
+          Simd::store(acc, Simd::scaled<kPasses>(sum[r][b], unit, Simd::load(acc)));
         }
       }
     }
@@ -268,17 +271,22 @@ template <typename Put>
 using DotKeys = void (*)(const std::byte*, int32_t, const std::byte*, int64_t, const Put&) noexcept;
 using DotValues = void (*)(const std::byte*, const int32_t*, const ValueSums&) noexcept;
 
+constexpr int kFewestPasses = Simd::kOnePass ? 1 : 2;
+
 // [passes - 1][rows - 1]
 template <int kBits, int kInner, typename Put>
 constexpr DotKeys<Put> kDotKeys[2][kRowsTogether] = {
-    {dot_keys<kBits, kInner, 1, 1, Put>, dot_keys<kBits, kInner, 2, 1, Put>,
-     dot_keys<kBits, kInner, 3, 1, Put>, dot_keys<kBits, kInner, 4, 1, Put>},
+    {dot_keys<kBits, kInner, 1, kFewestPasses, Put>, dot_keys<kBits, kInner, 2, kFewestPasses, Put>,
+     dot_keys<kBits, kInner, 3, kFewestPasses, Put>,
+     dot_keys<kBits, kInner, 4, kFewestPasses, Put>},
     {dot_keys<kBits, kInner, 1, 2, Put>, dot_keys<kBits, kInner, 2, 2, Put>,
      dot_keys<kBits, kInner, 3, 2, Put>, dot_keys<kBits, kInner, 4, 2, Put>}};
 template <int kBits, int kInner, bool kPerChannel>
 constexpr DotValues kDotValues[2][kRowsTogether] = {
-    {dot_values<kBits, kInner, 1, 1, kPerChannel>, dot_values<kBits, kInner, 2, 1, kPerChannel>,
-     dot_values<kBits, kInner, 3, 1, kPerChannel>, dot_values<kBits, kInner, 4, 1, kPerChannel>},
+    {dot_values<kBits, kInner, 1, kFewestPasses, kPerChannel>,
+     dot_values<kBits, kInner, 2, kFewestPasses, kPerChannel>,
+     dot_values<kBits, kInner, 3, kFewestPasses, kPerChannel>,
+     dot_values<kBits, kInner, 4, kFewestPasses, kPerChannel>},
     {dot_values<kBits, kInner, 1, 2, kPerChannel>, dot_values<kBits, kInner, 2, 2, kPerChannel>,
      dot_values<kBits, kInner, 3, 2, kPerChannel>, dot_values<kBits, kInner, 4, 2, kPerChannel>}};
 
@@ -313,7 +321,7 @@ const DotValues* values_dots(const SideLayout& layout, int passes) noexcept {
 }
 
 bool supports(const SideLayout& layout) noexcept {
-  if (!layout.packed()) return false;
+  if (!layout.packed() || layout.head_dim() > Simd::kLargestHeadDim) return false;
   if (layout.side() == Side::kValue) return values_dots<true>(layout, 1) != nullptr;
   // A group of channels must be whole columns of granules.
   const bool whole = layout.axis() == QuantAxis::kPerChannel ||

@@ -15,42 +15,48 @@ namespace {
 
 // --- keys
 
+// S is Simd: a parameter, so that what one pass needs is asked of those alone that have it.
+template <typename S>
 void prepare_queries(const DecodeQueries& q, int32_t rows) noexcept {
   const int32_t vectors = q.fixed_dim / kFixedLanes;
   for (int32_t r = 0; r < rows; ++r) {
     const float* from = q.f32 + r * q.padded_dim;
-    F32x16 largest = {};
+    Floats largest = {};
     for (int32_t c = 0; c < q.padded_dim; c += kVectorFloats) {
-      const F32x16 x = load(from + c);
-      const F32x16 size = x < F32x16{} ? -x : x;
-      largest = size > largest ? size : largest;
+      const Floats x = Simd::load(from + c);
+      largest = Simd::max(largest, Simd::max(x, -x));
     }
     const float top = Simd::largest_lane(largest);
     const float unit = top > 0 ? top / kFixedTop : 1.0f;
-    const F32x16 inverse = splat(top > 0 ? kFixedTop / top : 0.0f);
+    const Floats inverse = Simd::splat(top > 0 ? kFixedTop / top : 0.0f);
     q.unit[r] = unit;
     int16_t* fixed = q.fixed + r * q.fixed_dim;
-    const auto scale = Simd::byte_scale(Simd::round(splat(top) * inverse, F32x16{}));
-    q.unit8[r] = unit * scale.unit;
     for (int32_t i = 0; i < vectors; ++i) {
       const int32_t c = i * kFixedLanes;
-      const F32x16 second =
-          c + kVectorFloats < q.padded_dim ? load(from + c + kVectorFloats) : F32x16{};
-      const auto x = Simd::round(load(from + c) * inverse, second * inverse);
+      const Floats second =
+          c + kVectorFloats < q.padded_dim ? Simd::load(from + c + kVectorFloats) : Floats{};
+      const auto x = Simd::round(Simd::load(from + c) * inverse, second * inverse);
       Simd::store_fixed(fixed + c, x);
       Simd::store_weights(x, q.weights + (r * vectors + i) * kWeightBytes);
-      Simd::store_weights8(x, scale, q.weights8 + (r * vectors + i) * kWeightBytes);
+    }
+    if constexpr (S::kOnePass) {
+      const auto scale = S::byte_scale(Simd::round(Simd::splat(top) * inverse, Floats{}));
+      q.unit8[r] = unit * scale.unit;
+      for (int32_t i = 0; i < vectors; ++i) {
+        S::store_weights8(Simd::load_fixed(fixed + i * kFixedLanes), scale,
+                          q.weights8 + (r * vectors + i) * kWeightBytes);
+      }
     }
   }
 }
 
 // sums[i]: of the lanes of x[i].
-LOWKEY_INLINE void sum_all_lanes(F32x16* x, int32_t count, float* sums) {
+LOWKEY_INLINE void sum_all_lanes(Floats* x, int32_t count, float* sums) {
   int32_t i = 0;
   for (; i + 4 < count; i += kVectorFloats) {
-    for (int32_t j = count; j < i + kVectorFloats; ++j) x[j] = F32x16{};
+    for (int32_t j = count; j < i + kVectorFloats; ++j) x[j] = Floats{};
     float some[kVectorFloats];
-    store(some, Simd::sum_each(x + i));
+    Simd::store(some, Simd::sum_each(x + i));
     const int32_t now = count - i < kVectorFloats ? count - i : kVectorFloats;
     __builtin_memcpy(sums + i, some, static_cast<size_t>(now) * sizeof(float));
   }
@@ -59,9 +65,10 @@ LOWKEY_INLINE void sum_all_lanes(F32x16* x, int32_t count, float* sums) {
 
 // Folds the query rows with the scales of one group of tokens: weights for dot_keys, the unit of
 // its sums, and the zero points' share of every score, its lanes still to be summed.
+template <typename S>
 void fold_keys(const SideLayout& layout, const Half* scale, const DecodeQueries& q,
                int32_t first_row, int32_t rows, int passes, std::byte* weights, float* unit,
-               F32x16* zero) noexcept {
+               Floats* zero) noexcept {
   const int32_t dim = layout.head_dim(), vectors = q.fixed_dim / kFixedLanes;
   const Half* zero_point = scale + layout.zero_point_stride();
   const int exponent = Simd::largest_exponent(scale, dim);
@@ -70,9 +77,9 @@ void fold_keys(const SideLayout& layout, const Half* scale, const DecodeQueries&
   for (int32_t i = 0; i < vectors; ++i) s[i] = Simd::to_fixed(scale + i * kFixedLanes, exponent);
   for (int32_t r = 0; r < rows; ++r) {
     const float* from = q.f32 + (first_row + r) * q.padded_dim;
-    F32x16 sum = load_half(zero_point) * load(from);
+    Floats sum = Simd::load_half(zero_point) * Simd::load(from);
     for (int32_t c = kVectorFloats; c < dim; c += kVectorFloats) {
-      sum += load_half(zero_point + c) * load(from + c);
+      sum += Simd::load_half(zero_point + c) * Simd::load(from + c);
     }
     zero[r] = sum;
   }
@@ -87,16 +94,18 @@ void fold_keys(const SideLayout& layout, const Half* scale, const DecodeQueries&
       }
       continue;
     }
-    typename Simd::Fixed x[kMaxHeadDim / kFixedLanes];
-    typename Simd::Fixed largest{};
-    for (int32_t i = 0; i < vectors; ++i) {
-      x[i] = Simd::multiply(Simd::load_fixed(fixed + i * kFixedLanes), s[i]);
-      largest = Simd::larger_magnitude(largest, x[i]);
-    }
-    const auto byte_scale = Simd::byte_scale(largest);
-    unit[r] *= byte_scale.unit;
-    for (int32_t i = 0; i < vectors; ++i) {
-      Simd::store_weights8(x[i], byte_scale, to + i * kWeightBytes);
+    if constexpr (S::kOnePass) {
+      typename Simd::Fixed x[kMaxHeadDim / kFixedLanes];
+      typename Simd::Fixed largest{};
+      for (int32_t i = 0; i < vectors; ++i) {
+        x[i] = Simd::multiply(Simd::load_fixed(fixed + i * kFixedLanes), s[i]);
+        largest = S::larger_magnitude(largest, x[i]);
+      }
+      const auto byte_scale = S::byte_scale(largest);
+      unit[r] *= byte_scale.unit;
+      for (int32_t i = 0; i < vectors; ++i) {
+        S::store_weights8(x[i], byte_scale, to + i * kWeightBytes);
+      }
     }
   }
 }
@@ -111,11 +120,12 @@ void score_per_channel(const SideLayout& layout, const std::byte* side, int32_t 
   const int32_t tiles_per_group = layout.group_size() / kTileTokens;
   const int32_t groups = (num_tiles + tiles_per_group - 1) / tiles_per_group;
   float unit[kTilesPerPage][kMaxDecodeRows], zero[kTilesPerPage * kMaxDecodeRows];
-  F32x16 zero_lanes[kTilesPerPage * kMaxDecodeRows];
+  Floats zero_lanes[kTilesPerPage * kMaxDecodeRows];
   // All groups first: in memory parameters come before codes, and the folds' long chains overlap.
   for (int32_t g = 0; g < groups; ++g) {
-    fold_keys(layout, halves + layout.scale_index(g * layout.group_size(), 0), q, first_row, rows,
-              passes, weights + g * kMaxDecodeRows * row_stride, unit[g], zero_lanes + g * rows);
+    fold_keys<Simd>(layout, halves + layout.scale_index(g * layout.group_size(), 0), q, first_row,
+                    rows, passes, weights + g * kMaxDecodeRows * row_stride, unit[g],
+                    zero_lanes + g * rows);
   }
   sum_all_lanes(zero_lanes, groups * rows, zero);
   for (int32_t tile = 0; tile < num_tiles; ++tile) {
@@ -147,9 +157,9 @@ void score_per_token(const SideLayout& layout, const std::byte* side, int32_t nu
   float query_sum[kMaxHeadDim / kLanes][kMaxDecodeRows];
   for (int32_t g = 0; g < num_groups; ++g) {
     for (int32_t r = 0; r < rows; ++r) {
-      F32x16 sum = {};
+      Floats sum = {};
       const float* from = q.f32 + (first_row + r) * q.padded_dim + g * group;
-      for (int32_t c = 0; c < group; c += kVectorFloats) sum += load(from + c);
+      for (int32_t c = 0; c < group; c += kVectorFloats) sum += Simd::load(from + c);
       query_sum[g][r] = Simd::sum_lanes(sum);
     }
   }
@@ -183,20 +193,20 @@ void score_packed(const SideLayout& layout, const std::byte* side, int32_t num_t
 }
 
 template <bool kIsF32>
-LOWKEY_INLINE F32x16 load_row(const std::byte* row, int32_t c) {
-  if constexpr (kIsF32) return load(reinterpret_cast<const float*>(row) + c);
-  return load_half(reinterpret_cast<const Half*>(row) + c);
+LOWKEY_INLINE Floats load_row(const std::byte* row, int32_t c) {
+  if constexpr (kIsF32) return Simd::load(reinterpret_cast<const float*>(row) + c);
+  return Simd::load_half(reinterpret_cast<const Half*>(row) + c);
 }
 
 // The last channels of a row whose width is no multiple of 16, zeros beyond.
 template <bool kIsF32>
-LOWKEY_INLINE F32x16 load_row_end(const std::byte* row, int32_t c, int32_t head_dim) {
+LOWKEY_INLINE Floats load_row_end(const std::byte* row, int32_t c, int32_t head_dim) {
   float rest[kVectorFloats] = {};
   for (int32_t i = 0; c + i < head_dim; ++i) {
     rest[i] = kIsF32 ? reinterpret_cast<const float*>(row)[c + i]
                      : to_float(reinterpret_cast<const Half*>(row)[c + i]);
   }
-  return load(rest);
+  return Simd::load(rest);
 }
 
 // Sixteen keys: products by channel, then one sum per key; four keys at a time, so that their
@@ -211,7 +221,7 @@ LOWKEY_NOINLINE void score_sixteen(const std::byte* keys, int32_t count, int32_t
   typename Simd::Quarter quarter[kRows][4];
 #pragma GCC unroll 4
   for (int quad = 0; quad < 4; ++quad) {
-    F32x16 part[kRows][4];
+    Floats part[kRows][4];
     const std::byte* key[4];
 #pragma GCC unroll 4
     for (int k = 0; k < 4; ++k) {
@@ -219,7 +229,7 @@ LOWKEY_NOINLINE void score_sixteen(const std::byte* keys, int32_t count, int32_t
       const int32_t t = quad * 4 + k;
       key[k] = keys + (t < count ? t : count - 1) * row_bytes;
 #pragma GCC unroll 4
-      for (int r = 0; r < kRows; ++r) part[r][k] = F32x16{};
+      for (int r = 0; r < kRows; ++r) part[r][k] = Floats{};
     }
     if constexpr (kRows == 1 && kVectors > 0) {
       // A key after the other: memory is read in its order.
@@ -227,18 +237,19 @@ LOWKEY_NOINLINE void score_sixteen(const std::byte* keys, int32_t count, int32_t
       for (int k = 0; k < 4; ++k) {
 #pragma GCC unroll 8
         for (int32_t v = 0; v < whole; ++v) {
-          part[0][k] += load_row<kIsF32>(key[k], v * kVectorFloats) * load(q + v * kVectorFloats);
+          part[0][k] +=
+              load_row<kIsF32>(key[k], v * kVectorFloats) * Simd::load(q + v * kVectorFloats);
         }
       }
     } else {
 #pragma GCC unroll 2
       for (int32_t v = 0; v < whole; ++v) {
-        F32x16 x[4];
+        Floats x[4];
 #pragma GCC unroll 4
         for (int k = 0; k < 4; ++k) x[k] = load_row<kIsF32>(key[k], v * kVectorFloats);
 #pragma GCC unroll 4
         for (int r = 0; r < kRows; ++r) {
-          const F32x16 weight = load(q + r * padded_dim + v * kVectorFloats);
+          const Floats weight = Simd::load(q + r * padded_dim + v * kVectorFloats);
 #pragma GCC unroll 4
           for (int k = 0; k < 4; ++k) part[r][k] += x[k] * weight;
         }
@@ -246,9 +257,9 @@ LOWKEY_NOINLINE void score_sixteen(const std::byte* keys, int32_t count, int32_t
     }
     if (kVectors == 0 && whole * kVectorFloats < head_dim) {
       for (int k = 0; k < 4; ++k) {
-        const F32x16 x = load_row_end<kIsF32>(key[k], whole * kVectorFloats, head_dim);
+        const Floats x = load_row_end<kIsF32>(key[k], whole * kVectorFloats, head_dim);
         for (int r = 0; r < kRows; ++r) {
-          part[r][k] += x * load(q + r * padded_dim + whole * kVectorFloats);
+          part[r][k] += x * Simd::load(q + r * padded_dim + whole * kVectorFloats);
         }
       }
     }
@@ -257,9 +268,9 @@ LOWKEY_NOINLINE void score_sixteen(const std::byte* keys, int32_t count, int32_t
   }
 #pragma GCC unroll 4
   for (int r = 0; r < kRows; ++r) {
-    const F32x16 all = Simd::sum_quarters(quarter[r]);
+    const Floats all = Simd::sum_quarters(quarter[r]);
     if (count == kVectorFloats) {
-      store(scores + r * kPageTokens, all);
+      Simd::store(scores + r * kPageTokens, all);
     } else {
       __builtin_memcpy(scores + r * kPageTokens, &all, static_cast<size_t>(count) * sizeof(float));
     }
@@ -309,28 +320,28 @@ void score_rows(const std::byte* keys, bool is_f32, int64_t count, int32_t head_
 float softmax_page(float* scores, int64_t count, SoftmaxState* state, float* acc,
                    int32_t padded_dim) noexcept {
   for (int64_t t = count; t < kPageTokens; ++t) scores[t] = -__builtin_inff();
-  F32x16 largest = load(scores);
+  Floats largest = Simd::load(scores);
   for (int32_t t = kVectorFloats; t < kPageTokens; t += kVectorFloats) {
-    const F32x16 x = load(scores + t);
-    largest = x > largest ? x : largest;
+    const Floats x = Simd::load(scores + t);
+    largest = Simd::max(largest, x);
   }
   const float top = Simd::largest_lane(largest);
-  F32x16 sum = {};
+  Floats sum = {};
   for (int32_t t = 0; t < kPageTokens; t += kVectorFloats) {
-    const F32x16 p = Simd::exp(load(scores + t) - splat(top));
-    store(scores + t, p);
+    const Floats p = Simd::exp(Simd::load(scores + t) - Simd::splat(top));
+    Simd::store(scores + t, p);
     sum += p;
   }
   if (top > state->top) {
     // The first page a row sees comes from -infinity: exp gives 0 and the empty sum stays empty.
-    const float shrink = Simd::exp(splat(state->top - top))[0];
+    const float shrink = Simd::first_lane(Simd::exp(Simd::splat(state->top - top)));
     state->sum *= shrink;
     state->top = top;
     for (int32_t c = 0; c < padded_dim; c += kVectorFloats) {
-      store(acc + c, load(acc + c) * splat(shrink));
+      Simd::store(acc + c, Simd::load(acc + c) * Simd::splat(shrink));
     }
   }
-  const float factor = Simd::exp(splat(top - state->top))[0];
+  const float factor = Simd::first_lane(Simd::exp(Simd::splat(top - state->top)));
   state->sum += factor * Simd::sum_lanes(sum);
   return factor;
 }
@@ -339,20 +350,23 @@ float softmax_page(float* scores, int64_t count, SoftmaxState* state, float* acc
 
 // One tile's probabilities as fixed-point numbers of unit 1 / kFixedTop.
 LOWKEY_INLINE typename Simd::Fixed fixed_probabilities(const float* p) {
-  const F32x16 top = splat(kFixedTop);
-  return Simd::round(load(p) * top, load(p + kVectorFloats) * top);
+  const Floats top = Simd::splat(kFixedTop);
+  return Simd::round(Simd::load(p) * top, Simd::load(p + kVectorFloats) * top);
 }
 
 // Stores x as weights in `passes` passes; the unit changes with one.
+template <typename S>
 LOWKEY_INLINE void store_value_weights(typename Simd::Fixed x, int passes, std::byte* to,
                                        float& unit) {
   if (passes == 2) {
     Simd::store_weights(x, to);
     return;
   }
-  const auto scale = Simd::byte_scale(Simd::larger_magnitude(typename Simd::Fixed{}, x));
-  unit *= scale.unit;
-  Simd::store_weights8(x, scale, to);
+  if constexpr (S::kOnePass) {
+    const auto scale = S::byte_scale(S::larger_magnitude(typename Simd::Fixed{}, x));
+    unit *= scale.unit;
+    S::store_weights8(x, scale, to);
+  }
 }
 
 template <bool kPerChannel>
@@ -395,16 +409,18 @@ void add_packed_axis(const SideLayout& layout, const std::byte* side, int32_t co
     for (int32_t r = 0; r < rows; ++r) fixed[tile][r] = fixed_probabilities(p[tile][r]);
   }
   for (int32_t g = 0; g < num_groups; ++g) {
-    F32x16 zero[kMaxDecodeRows];
-    for (int32_t r = 0; r < rows; ++r) zero[r] = F32x16{};
+    Floats zero[kMaxDecodeRows];
+    for (int32_t r = 0; r < rows; ++r) zero[r] = Floats{};
     for (int32_t tile = 0; tile < num_tiles; ++tile) {
       std::byte* weights = buffer + (tile * kMaxDecodeRows * num_groups + g) * kWeightBytes;
       if constexpr (kPerChannel) {
         for (int32_t r = 0; r < rows; ++r) {
           unit[tile][r][0] = factor[r] * (1.0f / kFixedTop);
-          store_value_weights(fixed[tile][r], passes, weights + r * row_stride, unit[tile][r][0]);
+          store_value_weights<Simd>(fixed[tile][r], passes, weights + r * row_stride,
+                                    unit[tile][r][0]);
           probability_sum[tile][r] =
-              factor[r] * Simd::sum_lanes(load(p[tile][r]) + load(p[tile][r] + kVectorFloats));
+              factor[r] *
+              Simd::sum_lanes(Simd::load(p[tile][r]) + Simd::load(p[tile][r] + kVectorFloats));
         }
       } else {
         // A tile: scales of its groups, 32 tokens each, then zero points.
@@ -413,20 +429,22 @@ void add_packed_axis(const SideLayout& layout, const std::byte* side, int32_t co
         const int exponent = Simd::largest_exponent(scale, kTileTokens);
         const auto s = Simd::to_fixed(scale, exponent);
         const float fold_unit = power_of_two(exponent - 29 + 15) * (1.0f / kFixedTop);
-        const F32x16 z0 = load_half(zero_point), z1 = load_half(zero_point + kVectorFloats);
+        const Floats z0 = Simd::load_half(zero_point),
+                     z1 = Simd::load_half(zero_point + kVectorFloats);
         for (int32_t r = 0; r < rows; ++r) {
-          zero[r] += z0 * load(p[tile][r]) + z1 * load(p[tile][r] + kVectorFloats);
+          zero[r] += z0 * Simd::load(p[tile][r]) + z1 * Simd::load(p[tile][r] + kVectorFloats);
           unit[tile][r][g] = factor[r] * fold_unit;
-          store_value_weights(Simd::multiply(fixed[tile][r], s), passes, weights + r * row_stride,
-                              unit[tile][r][g]);
+          store_value_weights<Simd>(Simd::multiply(fixed[tile][r], s), passes,
+                                    weights + r * row_stride, unit[tile][r][g]);
         }
       }
     }
     if constexpr (!kPerChannel) {
       for (int32_t r = 0; r < rows; ++r) {
-        const F32x16 all = splat(factor[r] * Simd::sum_lanes(zero[r]));
+        const Floats all = Simd::splat(factor[r] * Simd::sum_lanes(zero[r]));
         float* to = acc + r * padded_dim + g * group;
-        for (int32_t c = 0; c < group; c += kVectorFloats) store(to + c, load(to + c) + all);
+        for (int32_t c = 0; c < group; c += kVectorFloats)
+          Simd::store(to + c, Simd::load(to + c) + all);
       }
     }
   }
@@ -468,17 +486,17 @@ template <bool kIsF32, int kRows, int kColumns>
 LOWKEY_INLINE void add_columns(const std::byte* values, int64_t row_bytes, int64_t count, int32_t c,
                                const float* p, const float* factor, float* acc,
                                int32_t padded_dim) {
-  F32x16 sum[kRows][kColumns] = {};
+  Floats sum[kRows][kColumns] = {};
 #pragma GCC unroll 2
   for (int64_t t = 0; t < count; ++t) {
-    F32x16 x[kColumns];
+    Floats x[kColumns];
 #pragma GCC unroll 8
     for (int i = 0; i < kColumns; ++i) {
       x[i] = load_row<kIsF32>(values + t * row_bytes, c + i * kVectorFloats);
     }
 #pragma GCC unroll 4
     for (int r = 0; r < kRows; ++r) {
-      const F32x16 weight = splat(p[r * kPageTokens + t]);
+      const Floats weight = Simd::splat(p[r * kPageTokens + t]);
 #pragma GCC unroll 8
       for (int i = 0; i < kColumns; ++i) sum[r][i] += weight * x[i];
     }
@@ -486,7 +504,7 @@ LOWKEY_INLINE void add_columns(const std::byte* values, int64_t row_bytes, int64
   for (int r = 0; r < kRows; ++r) {
     for (int i = 0; i < kColumns; ++i) {
       float* to = acc + r * padded_dim + c + i * kVectorFloats;
-      store(to, load(to) + splat(factor[r]) * sum[r][i]);
+      Simd::store(to, Simd::load(to) + Simd::splat(factor[r]) * sum[r][i]);
     }
   }
 }
@@ -505,13 +523,13 @@ void add_rows_of(const std::byte* values, int64_t count, int32_t head_dim, const
   }
   if (c == head_dim) return;
   for (int32_t r = 0; r < kRows; ++r) {
-    F32x16 sum = {};
+    Floats sum = {};
     for (int64_t t = 0; t < count; ++t) {
-      sum +=
-          splat(p[r * kPageTokens + t]) * load_row_end<kIsF32>(values + t * row_bytes, c, head_dim);
+      sum += Simd::splat(p[r * kPageTokens + t]) *
+             load_row_end<kIsF32>(values + t * row_bytes, c, head_dim);
     }
     float* to = acc + r * padded_dim + c;
-    store(to, load(to) + splat(factor[r]) * sum);
+    Simd::store(to, Simd::load(to) + Simd::splat(factor[r]) * sum);
   }
 }
 
@@ -557,8 +575,8 @@ void add_rows(const std::byte* values, bool is_f32, int64_t count, int32_t head_
   }
 }
 
-constexpr DecodeKernels kDecodeKernels = {supports,     prepare_queries, score_packed, score_rows,
-                                          softmax_page, add_packed,      add_rows};
+constexpr DecodeKernels kDecodeKernels = {
+    supports, prepare_queries<Simd>, score_packed, score_rows, softmax_page, add_packed, add_rows};
 
 }  // namespace
 }  // namespace LOWKEY_KERNEL_NAMESPACE

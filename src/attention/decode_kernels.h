@@ -101,8 +101,8 @@ struct DecodeKernels {
                    int32_t padded_dim) noexcept;
 };
 
-const DecodeKernels* decode_kernels_avx2();  // null on other architectures
-const DecodeKernels* decode_kernels_avx512();
+const DecodeKernels* decode_kernels_avx2();    // null on other architectures
+const DecodeKernels* decode_kernels_avx512();  // the same
 
 // Null where only the portable tiles are there (scalar).
 const DecodeKernels* decode_kernels(Isa isa);

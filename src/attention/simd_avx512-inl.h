@@ -13,14 +13,18 @@ namespace lowkey {
 namespace LOWKEY_KERNEL_NAMESPACE {
 namespace {
 
+using Floats = F32x16;
+
 struct Simd {
   // Registers that dot products may keep sums in (of 32; the rest hold codes, masks, weights).
   static constexpr int kSumRegisters = 20;
-  static constexpr int kRegistersPerSum = 1;  // and pass
+  static constexpr int registers_per_sum(int passes) { return passes; }
   static constexpr int kIndependentSums = 8;  // latency of a dot product, twice over
   static constexpr int kValueRegisters = 16;  // of them for sums of rows of floats
   static constexpr int kHalvesTogether = 2;   // halves of a K tile whose codes share a broadcast
   static constexpr bool kOnePass = true;      // bytes: dropping the low ones halves the work
+  // Sums of bytes times 255 fit 32 bits at any head_dim there is.
+  static constexpr int kLargestHeadDim = kMaxHeadDim;
 
   typedef uint16_t U16x32 __attribute__((vector_size(64), may_alias));
 
@@ -114,12 +118,12 @@ struct Simd {
 
   // base + unit * sum
   template <int kPasses>
-  static LOWKEY_INLINE F32x16 scaled(const Sum<kPasses>& sum, float unit, F32x16 base) {
-    const auto first = reinterpret_cast<F32x16>(_mm512_cvtepi32_ps(sum.part[0]));
+  static LOWKEY_INLINE Floats scaled(const Sum<kPasses>& sum, float unit, Floats base) {
+    const auto first = reinterpret_cast<Floats>(_mm512_cvtepi32_ps(sum.part[0]));
     if constexpr (kPasses == 1) {
       return first * splat(unit) + base;
     } else {
-      const auto second = reinterpret_cast<F32x16>(_mm512_cvtepi32_ps(sum.part[1]));
+      const auto second = reinterpret_cast<Floats>(_mm512_cvtepi32_ps(sum.part[1]));
       return first * splat(256.0f * unit) + (second * splat(unit) + base);
     }
   }
@@ -135,7 +139,7 @@ struct Simd {
   static LOWKEY_INLINE Fixed multiply(Fixed a, Fixed b) { return _mm512_mulhrs_epi16(a, b); }
 
   // Rounded to integers; |x| < 32768.
-  static LOWKEY_INLINE Fixed round(F32x16 first, F32x16 second) {
+  static LOWKEY_INLINE Fixed round(Floats first, Floats second) {
     const __m512i low = _mm512_cvtps_epi32(reinterpret_cast<__m512>(first));
     const __m512i high = _mm512_cvtps_epi32(reinterpret_cast<__m512>(second));
     return _mm512_inserti64x4(_mm512_castsi256_si512(_mm512_cvtepi32_epi16(low)),
@@ -222,33 +226,54 @@ struct Simd {
 
   // --- floats
 
-  static LOWKEY_INLINE float sum_lanes(F32x16 x) {
+#define LOWKEY_LANES ::lowkey::LOWKEY_KERNEL_NAMESPACE
+  static LOWKEY_INLINE Floats load(const float* p) {
+    return LOWKEY_LANES::load(p);
+  }
+  static LOWKEY_INLINE void store(float* p, Floats x) {
+    LOWKEY_LANES::store(p, x);
+  }
+  static LOWKEY_INLINE Floats splat(float x) {
+    return LOWKEY_LANES::splat(x);
+  }
+  static LOWKEY_INLINE Floats load_half(const Half* p) {
+    return LOWKEY_LANES::load_half(p);
+  }
+#undef LOWKEY_LANES
+  static LOWKEY_INLINE Floats max(Floats a, Floats b) {
+    return a > b ? a : b;
+  }
+  static LOWKEY_INLINE float first_lane(Floats x) {
+    return x[0];
+  }
+
+  static LOWKEY_INLINE float sum_lanes(Floats x) {
     return _mm512_reduce_add_ps(reinterpret_cast<__m512>(x));
   }
-  static LOWKEY_INLINE float largest_lane(F32x16 x) {
+  static LOWKEY_INLINE float largest_lane(Floats x) {
     return _mm512_reduce_max_ps(reinterpret_cast<__m512>(x));
   }
 
   // exp(x) for x <= 0: 2^n 2^f with a polynomial of degree 6 (Cephes exp2f) for f in [-1/2, 1/2].
   // Relative error below 2e-7 + |x| 2^-23; -infinity gives 0.
-  static LOWKEY_INLINE F32x16 exp(F32x16 x) {
+  static LOWKEY_INLINE Floats exp(Floats x) {
     const __m512 t = _mm512_max_ps(reinterpret_cast<__m512>(x * splat(1.44269504088896341f)),
                                    _mm512_set1_ps(-150.0f));
     const __m512 n = _mm512_roundscale_ps(t, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-    const auto f = reinterpret_cast<F32x16>(_mm512_sub_ps(t, n));
-    F32x16 p = splat(1.535336188319500e-4f);
+    const auto f = reinterpret_cast<Floats>(_mm512_sub_ps(t, n));
+    Floats p = splat(1.535336188319500e-4f);
     p = p * f + splat(1.339887440266574e-3f);
     p = p * f + splat(9.618437357674640e-3f);
     p = p * f + splat(5.550332471162809e-2f);
     p = p * f + splat(2.402264791363012e-1f);
     p = p * f + splat(6.931472028550421e-1f);
     p = p * f + splat(1.0f);
-    return reinterpret_cast<F32x16>(_mm512_scalef_ps(reinterpret_cast<__m512>(p), n));
+    return reinterpret_cast<Floats>(_mm512_scalef_ps(reinterpret_cast<__m512>(p), n));
   }
 
   // Four vectors to one that holds four partial sums of each: 128-bit lane l has those of lane l.
   using Quarter = __m512;
-  static LOWKEY_INLINE Quarter quarter_sums(const F32x16* x) {
+  static LOWKEY_INLINE Quarter quarter_sums(const Floats* x) {
     const auto v0 = reinterpret_cast<__m512>(x[0]), v1 = reinterpret_cast<__m512>(x[1]);
     const auto v2 = reinterpret_cast<__m512>(x[2]), v3 = reinterpret_cast<__m512>(x[3]);
     const __m512d a =
@@ -259,16 +284,16 @@ struct Simd {
                          _mm512_castpd_ps(_mm512_unpackhi_pd(a, b)));
   }
   // The sums of sixteen vectors from their quarters.
-  static LOWKEY_INLINE F32x16 sum_quarters(const Quarter* q) {
+  static LOWKEY_INLINE Floats sum_quarters(const Quarter* q) {
     const __m512 a = _mm512_add_ps(_mm512_shuffle_f32x4(q[0], q[1], 0x88),
                                    _mm512_shuffle_f32x4(q[0], q[1], 0xdd));
     const __m512 b = _mm512_add_ps(_mm512_shuffle_f32x4(q[2], q[3], 0x88),
                                    _mm512_shuffle_f32x4(q[2], q[3], 0xdd));
-    return reinterpret_cast<F32x16>(
+    return reinterpret_cast<Floats>(
         _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x88), _mm512_shuffle_f32x4(a, b, 0xdd)));
   }
   // Lane i of the result: the sum of all lanes of x[i].
-  static LOWKEY_INLINE F32x16 sum_each(const F32x16* x) {
+  static LOWKEY_INLINE Floats sum_each(const Floats* x) {
     Quarter quarter[4];
     for (int i = 0; i < 4; ++i) quarter[i] = quarter_sums(x + 4 * i);
     return sum_quarters(quarter);
