@@ -1,7 +1,8 @@
 // Decode attention over packed pages from DRAM, against 16-bit pages and against a plain read of
 // memory, in one run with the arms interleaved.
 //
-//   attention_bench [--json FILE] [--threads N,N] [--megabytes N] [--rounds N] [--only TEXT] [--gqa N]
+//   attention_bench [--json FILE] [--threads N,N] [--megabytes N] [--rounds N] [--only TEXT] [--gqa
+//   N]
 //
 // Unit: Mth/s, million (cached tokens x query heads) per second.
 #include <fmt/format.h>

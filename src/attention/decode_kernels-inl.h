@@ -64,30 +64,39 @@ LOWKEY_INLINE void sum_all_lanes(Floats* x, int32_t count, float* sums) {
 }
 
 // Folds the query rows with the scales of one group of tokens: weights for dot_keys, the unit of
-// its sums, and the zero points' share of every score, its lanes still to be summed.
-template <typename S>
-void fold_keys(const SideLayout& layout, const Half* scale, const DecodeQueries& q,
-               int32_t first_row, int32_t rows, int passes, std::byte* weights, float* unit,
-               Floats* zero) noexcept {
-  const int32_t dim = layout.head_dim(), vectors = q.fixed_dim / kFixedLanes;
+// its sums, and the zero points' share of every score, its lanes still to be summed. kVectors:
+// fixed-point vectors in a row (head_dim 64 has 2, 128 has 4), or 0 where only q knows.
+template <typename S, int kVectors>
+LOWKEY_NOINLINE void fold_keys(const SideLayout& layout, const Half* scale, const DecodeQueries& q,
+                               int32_t first_row, int32_t rows, int passes, std::byte* weights,
+                               float* unit, Floats* zero) noexcept {
+  constexpr int kMost = kVectors > 0 ? kVectors : kMaxHeadDim / kFixedLanes;
+  const int32_t dim = kVectors > 0 ? kVectors * kFixedLanes : layout.head_dim();
+  const int32_t vectors = kVectors > 0 ? kVectors : q.fixed_dim / kFixedLanes;
   const Half* zero_point = scale + layout.zero_point_stride();
   const int exponent = Simd::largest_exponent(scale, dim);
   const float fold_unit = power_of_two(exponent - 29 + 15);  // multiply() divides by 2^15
-  typename Simd::Fixed s[kMaxHeadDim / kFixedLanes];
+  typename Simd::Fixed s[kMost];
+  Floats z[2 * kMost];
+#pragma GCC unroll 4
   for (int32_t i = 0; i < vectors; ++i) s[i] = Simd::to_fixed(scale + i * kFixedLanes, exponent);
-  for (int32_t r = 0; r < rows; ++r) {
-    const float* from = q.f32 + (first_row + r) * q.padded_dim;
-    Floats sum = Simd::load_half(zero_point) * Simd::load(from);
-    for (int32_t c = kVectorFloats; c < dim; c += kVectorFloats) {
-      sum += Simd::load_half(zero_point + c) * Simd::load(from + c);
-    }
-    zero[r] = sum;
+#pragma GCC unroll 8
+  for (int32_t c = 0; c < dim; c += kVectorFloats) {
+    z[c / kVectorFloats] = Simd::load_half(zero_point + c);
   }
   for (int32_t r = 0; r < rows; ++r) {
+    const float* from = q.f32 + (first_row + r) * q.padded_dim;
+    Floats sum = z[0] * Simd::load(from);
+#pragma GCC unroll 8
+    for (int32_t c = kVectorFloats; c < dim; c += kVectorFloats) {
+      sum += z[c / kVectorFloats] * Simd::load(from + c);
+    }
+    zero[r] = sum;
     const int16_t* fixed = q.fixed + (first_row + r) * q.fixed_dim;
     std::byte* to = weights + r * vectors * kWeightBytes;
     unit[r] = q.unit[first_row + r] * fold_unit;
     if (passes == 2) {
+#pragma GCC unroll 4
       for (int32_t i = 0; i < vectors; ++i) {
         Simd::store_weights(Simd::multiply(Simd::load_fixed(fixed + i * kFixedLanes), s[i]),
                             to + i * kWeightBytes);
@@ -95,14 +104,16 @@ void fold_keys(const SideLayout& layout, const Half* scale, const DecodeQueries&
       continue;
     }
     if constexpr (S::kOnePass) {
-      typename Simd::Fixed x[kMaxHeadDim / kFixedLanes];
+      typename Simd::Fixed x[kMost];
       typename Simd::Fixed largest{};
+#pragma GCC unroll 4
       for (int32_t i = 0; i < vectors; ++i) {
         x[i] = Simd::multiply(Simd::load_fixed(fixed + i * kFixedLanes), s[i]);
         largest = S::larger_magnitude(largest, x[i]);
       }
       const auto byte_scale = S::byte_scale(largest);
       unit[r] *= byte_scale.unit;
+#pragma GCC unroll 4
       for (int32_t i = 0; i < vectors; ++i) {
         S::store_weights8(x[i], byte_scale, to + i * kWeightBytes);
       }
@@ -122,10 +133,12 @@ void score_per_channel(const SideLayout& layout, const std::byte* side, int32_t 
   float unit[kTilesPerPage][kMaxDecodeRows], zero[kTilesPerPage * kMaxDecodeRows];
   Floats zero_lanes[kTilesPerPage * kMaxDecodeRows];
   // All groups first: in memory parameters come before codes, and the folds' long chains overlap.
+  const auto fold = layout.head_dim() == 64    ? fold_keys<Simd, 2>
+                    : layout.head_dim() == 128 ? fold_keys<Simd, 4>
+                                               : fold_keys<Simd, 0>;
   for (int32_t g = 0; g < groups; ++g) {
-    fold_keys<Simd>(layout, halves + layout.scale_index(g * layout.group_size(), 0), q, first_row,
-                    rows, passes, weights + g * kMaxDecodeRows * row_stride, unit[g],
-                    zero_lanes + g * rows);
+    fold(layout, halves + layout.scale_index(g * layout.group_size(), 0), q, first_row, rows,
+         passes, weights + g * kMaxDecodeRows * row_stride, unit[g], zero_lanes + g * rows);
   }
   sum_all_lanes(zero_lanes, groups * rows, zero);
   for (int32_t tile = 0; tile < num_tiles; ++tile) {

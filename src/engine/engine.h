@@ -23,8 +23,8 @@ namespace lowkey {
 
 struct EngineOptions {
   std::optional<WeightStorage> weights = {};  // none: best_weight_storage
-  int threads = 0;                       // 0: every core the process may use
-  int64_t max_context = 0;               // 0: the model's own
+  int threads = 0;                            // 0: every core the process may use
+  int64_t max_context = 0;                    // 0: the model's own
 };
 
 // What this machine decodes fastest without losing what matters. Weights quantized in the file stay

@@ -50,19 +50,23 @@ struct SlabCodes {
 SlabCodes transpose_rows(const uint8_t* rows, int32_t stride) {
   U8x16 r[4];
   for (int i = 0; i < 4; ++i) std::memcpy(&r[i], rows + i * stride, sizeof(U8x16));
-  const U8x16 low = {0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23};
-  const U8x16 high = low + 8;
-  const U16x8 low_pairs = {0, 8, 1, 9, 2, 10, 3, 11}, high_pairs = low_pairs + 4;
-  const auto pairs = [](U8x16 a, U8x16 b, U8x16 order) {
-    return reinterpret_cast<U16x8>(__builtin_shuffle(a, b, order));
+  const auto low = [](U8x16 a, U8x16 b) {
+    return reinterpret_cast<U16x8>(
+        __builtin_shufflevector(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23));
+  };
+  const auto high = [](U8x16 a, U8x16 b) {
+    return reinterpret_cast<U16x8>(__builtin_shufflevector(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12,
+                                                           28, 13, 29, 14, 30, 15, 31));
   };
   SlabCodes slab;
-  const U16x8 low01 = pairs(r[0], r[1], low), low23 = pairs(r[2], r[3], low);
-  const U16x8 high01 = pairs(r[0], r[1], high), high23 = pairs(r[2], r[3], high);
-  slab.part[0] = reinterpret_cast<U32x4>(__builtin_shuffle(low01, low23, low_pairs));
-  slab.part[1] = reinterpret_cast<U32x4>(__builtin_shuffle(low01, low23, high_pairs));
-  slab.part[2] = reinterpret_cast<U32x4>(__builtin_shuffle(high01, high23, low_pairs));
-  slab.part[3] = reinterpret_cast<U32x4>(__builtin_shuffle(high01, high23, high_pairs));
+  for (int half = 0; half < 2; ++half) {  // columns 0-7, then 8-15
+    const U16x8 rows01 = half ? high(r[0], r[1]) : low(r[0], r[1]);
+    const U16x8 rows23 = half ? high(r[2], r[3]) : low(r[2], r[3]);
+    slab.part[2 * half] =
+        reinterpret_cast<U32x4>(__builtin_shufflevector(rows01, rows23, 0, 8, 1, 9, 2, 10, 3, 11));
+    slab.part[2 * half + 1] = reinterpret_cast<U32x4>(
+        __builtin_shufflevector(rows01, rows23, 4, 12, 5, 13, 6, 14, 7, 15));
+  }
   return slab;
 }
 

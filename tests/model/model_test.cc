@@ -178,8 +178,8 @@ TEST(Model, PrefillInPiecesEqualsPrefillAtOnce) {
     // Matrix products of other shapes round differently. Where values are packed, that can tip one
     // of the 38,400 codes over to its neighbour: a small part of what packing costs, whereas a
     // token seen in the wrong form would be of its order. Decode multiplies packed codes by 16-bit
-    // integers, which is off by up to 3e-4 of what attention gives (tests/attention/decode_test.cc),
-    // in each layer for itself.
+    // integers, which is off by up to 3e-4 of what attention gives
+    // (tests/attention/decode_test.cc), in each layer for itself.
     const double packing = root_mean_square(at_once, exact);
     const double size = root_mean_square(at_once, std::vector<float>(at_once.size()));
     const double integers = 3e-4 * size * std::sqrt(loaded.config().num_layers);
