@@ -11,10 +11,6 @@ namespace {
 
 constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
 
-int64_t prefix_pages(const LayerView& view) {
-  return ceil_div<int64_t>(prefix_tokens(view), kPageTokens);
-}
-
 class DecodeRunner {
  public:
   DecodeRunner(const AttendArgs& args, const DecodeKernels& kernels,
@@ -30,7 +26,7 @@ class DecodeRunner {
         group_(args.num_qo_heads / static_cast<int32_t>(view_.heads.size())),
         head_dim_(view_.head_dim),
         padded_dim_(round_up<int32_t>(view_.head_dim, kLanes)),
-        prefix_pages_(prefix_pages(view_)) {
+        prefix_pages_(decode_prefix_pages(view_)) {
     const AttendTask& ready = scratch_.ready;
     if (ready.item != task.item || ready.head != task.head || ready.num_heads != task.num_heads) {
       load_heads();
@@ -45,28 +41,14 @@ class DecodeRunner {
     find_pages();
   }
 
-  // Pages outside, heads inside: the order of memory.
+  // Blocks of pages that lie one after the other, in them heads, in them pages: the order of
+  // memory. What was allocated page by page has blocks of one page.
   void run() {
-    for (int64_t page = task_.first_unit; page < task_.last_unit; ++page) {
+    for (int64_t page = task_.first_unit, next; page < task_.last_unit; page = next) {
+      next = block_end(page);
       for (int32_t head = 0; head < task_.num_heads; ++head) {
         head_ = &scratch_.heads[static_cast<size_t>(head)];
-        for (int64_t query = task_.first_query; query < task_.last_query; ++query) {
-          const int64_t position = view_.position + query;
-          if (page >= decode_pages_seen(view_, position)) continue;
-          const auto row =
-              static_cast<int32_t>(((query - task_.first_query) * task_.num_heads + head) * group_);
-          for (int32_t r = 0; r < group_; r += kMaxDecodeRows) {
-            const int32_t rows = std::min(kMaxDecodeRows, group_ - r);
-            if (page < prefix_pages_) {
-              prefix_page(page * kPageTokens, position, row + r, rows);
-            } else {
-              page_ =
-                  scratch_
-                      .pages[static_cast<size_t>((page - first_page_) * task_.num_heads + head)];
-              cache_page(page - prefix_pages_, position, row + r, rows);
-            }
-          }
-        }
+        for (int64_t p = page; p < next; ++p) head_page(p, head);
       }
     }
   }
@@ -111,6 +93,41 @@ class DecodeRunner {
             scratch_.unit8.data(),
             padded_dim_,
             round_up<int32_t>(head_dim_, kFixedLanes)};
+  }
+
+  const std::byte* page_of(int64_t page, int32_t head) const {
+    return scratch_.pages[static_cast<size_t>((page - first_page_) * task_.num_heads + head)];
+  }
+
+  // The page after the block of `page`, going by the first head's.
+  int64_t block_end(int64_t page) const {
+    int64_t end = page + 1;
+    if (page < prefix_pages_ || task_.num_heads == 1) return end;
+    const HeadView& head = *scratch_.heads[0].view;
+    const int64_t bytes = head.v.page_offset + round_up<int64_t>(head.v.layout->bytes(), kPageAlignment);
+    while (end < task_.last_unit && end - page < kBlockPages &&
+           page_of(end, 0) == page_of(end - 1, 0) + bytes) {
+      ++end;
+    }
+    return end;
+  }
+
+  void head_page(int64_t page, int32_t head) {
+    for (int64_t query = task_.first_query; query < task_.last_query; ++query) {
+      const int64_t position = view_.position + query;
+      if (page >= decode_pages_seen(view_, position)) continue;
+      const auto row =
+          static_cast<int32_t>(((query - task_.first_query) * task_.num_heads + head) * group_);
+      for (int32_t r = 0; r < group_; r += kMaxDecodeRows) {
+        const int32_t rows = std::min(kMaxDecodeRows, group_ - r);
+        if (page < prefix_pages_) {
+          prefix_page(page * kPageTokens, position, row + r, rows);
+        } else {
+          page_ = page_of(page, head);
+          cache_page(page - prefix_pages_, position, row + r, rows);
+        }
+      }
+    }
   }
 
   // Where the pages lie, all at once: reading one must not wait for the look-up of its address.
@@ -290,9 +307,13 @@ class DecodeRunner {
 
 }  // namespace
 
+int64_t decode_prefix_pages(const LayerView& view) {
+  return ceil_div<int64_t>(prefix_tokens(view), kPageTokens);
+}
+
 int64_t decode_pages_seen(const LayerView& view, int64_t position) {
   const int64_t after = position + 1 - prefix_tokens(view);
-  return prefix_pages(view) + (after > 0 ? ceil_div<int64_t>(after, kPageTokens) : 0);
+  return decode_prefix_pages(view) + (after > 0 ? ceil_div<int64_t>(after, kPageTokens) : 0);
 }
 
 void DecodeScratch::resize(int64_t rows, int64_t head_dim) {

@@ -17,6 +17,7 @@ inline constexpr int64_t kDecodeQueries = 4;
 
 // Units of a decode task: pages of the prefix (kPageTokens exact tokens), then pages of the cache.
 int64_t decode_pages_seen(const LayerView& view, int64_t position);
+int64_t decode_prefix_pages(const LayerView& view);
 
 // One KV head of a task, looked up once: a line of the cache, for while pages stream through it the
 // rest of what describes the head does not stay there.
