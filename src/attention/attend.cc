@@ -268,7 +268,7 @@ void attend(const AttendArgs& args, ThreadPool& pool, AttendWorkspace& workspace
   w.prefill.resize(static_cast<size_t>(pool.num_threads()));
   w.prefill_bf16.resize(static_cast<size_t>(pool.num_threads()));
   w.decode.resize(static_cast<size_t>(pool.num_threads()));
-  for (DecodeScratch& scratch : w.decode) scratch.ready = {};  // queries of an earlier step
+  for (DecodeScratch& scratch : w.decode) scratch.ready = nullptr;  // an earlier step's
 
   const auto job = [&](int64_t index, int thread) {
     const AttendTask& task = w.tasks[static_cast<size_t>(index)];
@@ -284,7 +284,8 @@ void attend(const AttendArgs& args, ThreadPool& pool, AttendWorkspace& workspace
             {w.partial_states.data() + slot, w.partial_sums.data() + slot * padded_dim});
         return;
       }
-      scratch.resize(rows, head_dim);
+      // For all rows of the item: the task's pointers are to stay.
+      scratch.resize(task.item->view->num_tokens * args.num_qo_heads, head_dim);
       run_decode_task(args, *decode, tiles, scratch, task,
                       {scratch.states.data(), scratch.acc.data()});
       states = scratch.states.data();
