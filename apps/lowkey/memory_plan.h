@@ -49,7 +49,7 @@ class MemoryPlan {
 
 // What a step needs besides weights and cache, at its highest: activations of a piece of a prompt
 // or of one token of every sequence, their logits, the step's own keys and values, and attention's
-// partial results. Estimated.
+// partial results. Estimated; libtorch's own buffers, where it computes prompts, come on top.
 int64_t workspace_bytes(const ModelConfig& config, int64_t ctx, int64_t batch);
 
 // The second copy of the layers' matrices, in bf16, that prompts are computed with where the

@@ -108,12 +108,11 @@ class Report {
           fmt::format(", and what fits {}", human_bytes(static_cast<uint64_t>(*options_.memory)));
     }
     out += fmt::format("\n{}\n{}", paint(terminal, Ink::kBold, heading), table(terminal));
-    out +=
-        "total: weights, KV cache as allocated (whole pages, exact windows) and workspace, an\n"
-        "estimate of activations, logits and attention's partial results.\n";
-    out +=
-        fmt::format("Where prompts run in bf16 (AVX512_BF16, weights other than f32): {} more.\n",
-                    human_bytes(static_cast<uint64_t>(prompt_weights_bytes(config))));
+    out += fmt::format(
+        "total: weights, KV cache as allocated (whole pages, exact windows), and workspace: an\n"
+        "estimate of activations, logits and attention's partial results. Prompts need {} more\n"
+        "where they run in bf16 (AVX512_BF16, weights other than f32), else libtorch's buffers.\n",
+        human_bytes(static_cast<uint64_t>(prompt_weights_bytes(config))));
     if (config.max_context > 0 && ctx_ > config.max_context) {
       out += fmt::format("{} tokens are beyond the model's context.\n", with_separators(ctx_));
     }
