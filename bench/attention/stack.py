@@ -42,9 +42,12 @@ def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--threads", metavar="N", help="default: every core")
     parser.add_argument("--rounds", metavar="N", help="each fills every cache anew; default 3")
     parser.add_argument("--steps", metavar="N", help="timed steps of a round; default 7")
-    parser.add_argument("--only", metavar="TEXT", help="recipes whose name contains it, and what they are compared with")
-    for option in ("--layers", "--heads", "--head-dim", "--context", "--stream-megabytes"):
-        parser.add_argument(option, metavar="N", help="another shape" if option != "--stream-megabytes" else None)
+    parser.add_argument(
+        "--only", metavar="TEXT", help="recipes whose name contains it, and what they are compared with"
+    )
+    parser.add_argument("--stream-megabytes", metavar="N", help="of the plain read beside each step; default 512")
+    for option in ("--layers", "--heads", "--head-dim", "--context"):
+        parser.add_argument(option, metavar="N", help="another shape")
     parser.add_argument("--markdown", action="store_true", help="the table as in docs/performance.md")
     parser.add_argument("--json", metavar="FILE", help="write the rows to this file; -: to standard output")
     arguments = parser.parse_args()

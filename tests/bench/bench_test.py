@@ -94,7 +94,11 @@ def stack(bench: str) -> None:
     text = run(sys.executable, "-m", "attention.stack", "--bench", bench, *shape, "--only", "KVTuner", "--json", "-")
     bits = {row["kv"]: round(row["code_bits"], 2) for row in json.loads(text)}
     assert bits == {"kivi-8:r32": 8.0, "KVTuner C6": 5.91, "KVTuner C3": 3.25}, bits
-    for options, words in ((["--budget", "0.0001"], "needs"), (["--budget", "much"], "not a number"), (["--x", "1"], "--x")):
+    for options, words in (
+        (["--budget", "0.0001"], "needs"),
+        (["--budget", "much"], "not a number"),
+        (["--x", "1"], "--x"),
+    ):
         bad = subprocess.run([bench, *options], capture_output=True, text=True, check=False)
         assert bad.returncode == 1 and len(bad.stderr.splitlines()) == 1 and words in bad.stderr, bad
 
