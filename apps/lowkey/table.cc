@@ -108,7 +108,7 @@ std::string Table::markdown() const {
 
 std::string Legend::label(const std::string& text) {
   if (text.size() <= longest_) return text;
-  const std::string label = fmt::format("({})", letter_);
+  std::string label = fmt::format("({})", letter_);
   text_ += fmt::format("{} {}\n", label, text);
   letter_ = letter_ == 'z' ? 'A' : static_cast<char>(letter_ + 1);
   return label;
