@@ -231,8 +231,12 @@ struct Simd {
     __m512i factor, shift;  // in every word
     float unit;
   };
-  // Of the largest word in every place of each 128-bit lane.
-  static LOWKEY_INLINE ByteScale byte_scales_of(__m512i largest) {
+  struct ByteScales {
+    __m512i factor, shift;
+    __m512 unit;
+  };
+  // By 128-bit lane, from the largest word in every place of it.
+  static LOWKEY_INLINE ByteScales byte_scales_of(__m512i largest) {
     const __m512i top = _mm512_or_si512(_mm512_srli_epi32(largest, 16), _mm512_set1_epi32(1));
     // top << shift has 15 bits
     const __m512i shift = _mm512_sub_epi32(
@@ -241,38 +245,35 @@ struct Simd {
     const __m512i factor = _mm512_min_epi32(
         _mm512_cvttps_epi32(_mm512_div_ps(_mm512_set1_ps(16256.0f * 32768.0f), shifted)),
         _mm512_set1_epi32(32767));
-    const auto both = [](__m512i x) { return _mm512_or_si512(x, _mm512_slli_epi32(x, 16)); };
-    return {both(factor), both(shift), 0.0f};
-  }
-  static LOWKEY_INLINE float byte_unit(__m512i factor, __m512i shift) {
-    const __m128i f = _mm_and_si128(_mm512_castsi512_si128(factor), _mm_set1_epi32(0xffff));
-    const __m128i s = _mm_and_si128(_mm512_castsi512_si128(shift), _mm_set1_epi32(0xffff));
     // 2^22 / (factor * 2^shift)
-    const __m128 power =
-        _mm_castsi128_ps(_mm_slli_epi32(_mm_sub_epi32(_mm_set1_epi32(22 + 127), s), 23));
-    return _mm_cvtss_f32(_mm_div_ss(power, _mm_cvtepi32_ps(f)));
+    const __m512i power =
+        _mm512_slli_epi32(_mm512_sub_epi32(_mm512_set1_epi32(22 + 127), shift), 23);
+    const __m512 unit = _mm512_div_ps(_mm512_castsi512_ps(power), _mm512_cvtepi32_ps(factor));
+    const auto both = [](__m512i x) { return _mm512_or_si512(x, _mm512_slli_epi32(x, 16)); };
+    return {both(factor), both(shift), unit};
   }
   static LOWKEY_INLINE ByteScale byte_scale(Fixed largest) {
     largest = _mm512_max_epu16(largest, _mm512_shuffle_i64x2(largest, largest, 0x4e));
     largest = _mm512_max_epu16(largest, _mm512_shuffle_i64x2(largest, largest, 0xb1));
-    ByteScale scale = byte_scales_of(largest_of_lanes(largest));
-    scale.unit = byte_unit(scale.factor, scale.shift);
-    return scale;
+    const ByteScales scales = byte_scales_of(largest_of_lanes(largest));
+    return {scales.factor, scales.shift, _mm512_cvtss_f32(scales.unit)};
   }
-  // The same for four vectors.
+  // Of four vectors.
   static LOWKEY_INLINE void byte_scales(const Fixed* x, ByteScale* four) {
     Fixed magnitude[4];
     for (int i = 0; i < 4; ++i) magnitude[i] = _mm512_abs_epi16(x[i]);
-    const ByteScale all = byte_scales_of(largest_words(magnitude));
+    const ByteScales all = byte_scales_of(largest_words(magnitude));
     four[0] = {_mm512_shuffle_i64x2(all.factor, all.factor, 0x00),
-               _mm512_shuffle_i64x2(all.shift, all.shift, 0x00), 0.0f};
+               _mm512_shuffle_i64x2(all.shift, all.shift, 0x00), _mm512_cvtss_f32(all.unit)};
     four[1] = {_mm512_shuffle_i64x2(all.factor, all.factor, 0x55),
-               _mm512_shuffle_i64x2(all.shift, all.shift, 0x55), 0.0f};
+               _mm512_shuffle_i64x2(all.shift, all.shift, 0x55),
+               _mm_cvtss_f32(_mm512_extractf32x4_ps(all.unit, 1))};
     four[2] = {_mm512_shuffle_i64x2(all.factor, all.factor, 0xaa),
-               _mm512_shuffle_i64x2(all.shift, all.shift, 0xaa), 0.0f};
+               _mm512_shuffle_i64x2(all.shift, all.shift, 0xaa),
+               _mm_cvtss_f32(_mm512_extractf32x4_ps(all.unit, 2))};
     four[3] = {_mm512_shuffle_i64x2(all.factor, all.factor, 0xff),
-               _mm512_shuffle_i64x2(all.shift, all.shift, 0xff), 0.0f};
-    for (int i = 0; i < 4; ++i) four[i].unit = byte_unit(four[i].factor, four[i].shift);
+               _mm512_shuffle_i64x2(all.shift, all.shift, 0xff),
+               _mm_cvtss_f32(_mm512_extractf32x4_ps(all.unit, 3))};
   }
   static LOWKEY_INLINE void store_weights8(Fixed x, const ByteScale& scale, std::byte* out) {
     // Up to 16256 = 127 * 128, then to the nearest 128.
