@@ -15,7 +15,7 @@ namespace {
 constexpr int kScoreRows = 8;
 constexpr int kValueRows = 4;
 constexpr int kValueColumns = 4;
-#elif defined(__AVX2__)
+#elif defined(__AVX2__) || defined(__ARM_FEATURE_DOTPROD)
 constexpr int kScoreRows = 2;
 constexpr int kValueRows = 2;
 constexpr int kValueColumns = 2;
@@ -113,7 +113,7 @@ void unpack_values_bits(const SideLayout& layout, const std::byte* side, int32_t
                   for (int byte = 0; byte < 4; ++byte) {
                     const int32_t t = quad * 4 + byte;
                     const F32x16 x = codes<kBits>(granule, field, byte);
-                    F32x16 scale, zero_point;
+                    F32x16 scale = {}, zero_point = {};
                     if (per_channel) {
                       const Half* at = halves + layout.scale_index(token + t, c);
                       scale = load_half(at);

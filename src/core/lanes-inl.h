@@ -9,6 +9,8 @@
 
 #if defined(__F16C__)
 #include <immintrin.h>
+#elif defined(__ARM_FEATURE_DOTPROD)
+#include <arm_neon.h>
 #endif
 
 #include "core/half.h"
@@ -42,6 +44,10 @@ LOWKEY_INLINE F32x16 splat(float x) {
 LOWKEY_INLINE float to_float(Half h) {
 #if defined(__F16C__)
   return _cvtsh_ss(h.bits);
+#elif defined(__ARM_FEATURE_DOTPROD)
+  __fp16 half;
+  __builtin_memcpy(&half, &h, 2);
+  return half;
 #else
   return half_to_float(h);
 #endif
@@ -59,8 +65,16 @@ LOWKEY_INLINE F32x16 load_half(const Half* p) {
   __builtin_memcpy(&result, &low, 32);
   __builtin_memcpy(reinterpret_cast<char*>(&result) + 32, &high, 32);
   return result;
+#elif defined(__ARM_FEATURE_DOTPROD)
+  float floats[kVectorFloats];
+#pragma GCC unroll 4
+  for (int i = 0; i < kVectorFloats; i += 4) {
+    const uint16x4_t bits = vld1_u16(reinterpret_cast<const uint16_t*>(p + i));
+    vst1q_f32(floats + i, vcvt_f32_f16(vreinterpret_f16_u16(bits)));
+  }
+  return load(floats);
 #else
-  F32x16 result;
+  F32x16 result = {};
   for (int i = 0; i < kVectorFloats; ++i) result[i] = half_to_float(p[i]);
   return result;
 #endif
