@@ -74,7 +74,7 @@ const DecodeKernels* decode_kernels(Isa isa) {
     case Isa::kAvx2: return decode_kernels_avx2();
     case Isa::kAvx512:
       return cpu_features().avx512_vnni ? decode_kernels_avx512() : decode_kernels_avx2();
-    case Isa::kNeon: return nullptr;
+    case Isa::kNeon: return decode_kernels_neon();
   }
   return nullptr;
 }

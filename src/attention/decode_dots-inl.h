@@ -17,7 +17,7 @@ namespace {
 // Folded numbers stay within this, so that 256 * high + low fits signed bytes.
 constexpr float kFixedTop = 32512.0f;
 
-constexpr int32_t kRowsTogether = 4;  // rows whose sums are kept in registers at once
+constexpr int32_t kRowsTogether = Simd::kRowsTogether;  // whose sums are kept in registers at once
 constexpr int32_t kTokenQuads = kTileTokens / 4;
 
 LOWKEY_INLINE float power_of_two(int exponent) {
@@ -102,16 +102,18 @@ LOWKEY_NOINLINE void dot_keys(const std::byte* codes, int32_t columns, const std
   constexpr int kHalves = Simd::kHalvesTogether;
   constexpr int kPlaces = places_together<kBits>(kRows, kHalves, kPasses);
   for (int h0 = 0; h0 < 2; h0 += kHalves) {
+    const std::byte* column_weights = weights;
     typename Simd::template Sum<kPasses> sum[kPlaces][kRows][kHalves];
 #pragma GCC unroll 8
     for (int p = 0; p < kPlaces; ++p) {
 #pragma GCC unroll 8
       for (int r = 0; r < kRows; ++r) {
+        const auto start =
+            Simd::start<kBits, kPasses>(column_weights + r * row_stride, columns * kInner);
 #pragma GCC unroll 2
-        for (int h = 0; h < kHalves; ++h) sum[p][r][h] = Simd::zero<kPasses>();
+        for (int h = 0; h < kHalves; ++h) sum[p][r][h] = start;
       }
     }
-    const std::byte* column_weights = weights;
 #pragma GCC unroll 1
     for (int32_t j = 0; j < columns; ++j) {
       typename Simd::template Granule<kBits> granule[kHalves];
@@ -145,10 +147,10 @@ LOWKEY_NOINLINE void dot_keys(const std::byte* codes, int32_t columns, const std
 #pragma GCC unroll 2
       for (int h = 0; h < kHalves; ++h) {
         if constexpr (kPlaces > 1) {
-          constexpr int kShift = Simd::shift_in_place<kBits>(1);  // of the second place
 #pragma GCC unroll 8
           for (int p = 1; p < kPlaces; ++p) {
-            Simd::add_shifted<kPasses>(sum[0][r][h], sum[p][r][h], p * kShift);
+            // The first fields are each place's.
+            Simd::add_shifted<kPasses>(sum[0][r][h], sum[p][r][h], Simd::shift_in_place<kBits>(p));
           }
         }
         put.template put<kPasses>(r, h0 + h, sum[0][r][h]);
@@ -209,7 +211,10 @@ LOWKEY_NOINLINE void dot_values(const std::byte* codes, const int32_t* groups,
 #pragma GCC unroll 8
       for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 8
-        for (int n = 0; n < kSums; ++n) sums[n][r][b] = Simd::zero<kPasses>();
+        for (int n = 0; n < kSums; ++n) {
+          sums[n][r][b] =
+              Simd::start<kBits, kPasses>(weights[b] + r * to.row_stride, n == 0 ? kTokenQuads : 0);
+        }
       }
     }
 #pragma GCC unroll 1
@@ -273,22 +278,31 @@ using DotValues = void (*)(const std::byte*, const int32_t*, const ValueSums&) n
 
 constexpr int kFewestPasses = Simd::kOnePass ? 1 : 2;
 
+// Tables are for up to four rows; what is never asked for is not compiled.
+constexpr int rows_or_most(int rows) {
+  return rows < kRowsTogether ? rows : kRowsTogether;
+}
+
 // [passes - 1][rows - 1]
 template <int kBits, int kInner, typename Put>
-constexpr DotKeys<Put> kDotKeys[2][kRowsTogether] = {
-    {dot_keys<kBits, kInner, 1, kFewestPasses, Put>, dot_keys<kBits, kInner, 2, kFewestPasses, Put>,
-     dot_keys<kBits, kInner, 3, kFewestPasses, Put>,
-     dot_keys<kBits, kInner, 4, kFewestPasses, Put>},
-    {dot_keys<kBits, kInner, 1, 2, Put>, dot_keys<kBits, kInner, 2, 2, Put>,
-     dot_keys<kBits, kInner, 3, 2, Put>, dot_keys<kBits, kInner, 4, 2, Put>}};
+constexpr DotKeys<Put> kDotKeys[2][4] = {
+    {dot_keys<kBits, kInner, 1, kFewestPasses, Put>,
+     dot_keys<kBits, kInner, rows_or_most(2), kFewestPasses, Put>,
+     dot_keys<kBits, kInner, rows_or_most(3), kFewestPasses, Put>,
+     dot_keys<kBits, kInner, rows_or_most(4), kFewestPasses, Put>},
+    {dot_keys<kBits, kInner, 1, 2, Put>, dot_keys<kBits, kInner, rows_or_most(2), 2, Put>,
+     dot_keys<kBits, kInner, rows_or_most(3), 2, Put>,
+     dot_keys<kBits, kInner, rows_or_most(4), 2, Put>}};
 template <int kBits, int kInner, bool kPerChannel>
-constexpr DotValues kDotValues[2][kRowsTogether] = {
+constexpr DotValues kDotValues[2][4] = {
     {dot_values<kBits, kInner, 1, kFewestPasses, kPerChannel>,
-     dot_values<kBits, kInner, 2, kFewestPasses, kPerChannel>,
-     dot_values<kBits, kInner, 3, kFewestPasses, kPerChannel>,
-     dot_values<kBits, kInner, 4, kFewestPasses, kPerChannel>},
-    {dot_values<kBits, kInner, 1, 2, kPerChannel>, dot_values<kBits, kInner, 2, 2, kPerChannel>,
-     dot_values<kBits, kInner, 3, 2, kPerChannel>, dot_values<kBits, kInner, 4, 2, kPerChannel>}};
+     dot_values<kBits, kInner, rows_or_most(2), kFewestPasses, kPerChannel>,
+     dot_values<kBits, kInner, rows_or_most(3), kFewestPasses, kPerChannel>,
+     dot_values<kBits, kInner, rows_or_most(4), kFewestPasses, kPerChannel>},
+    {dot_values<kBits, kInner, 1, 2, kPerChannel>,
+     dot_values<kBits, kInner, rows_or_most(2), 2, kPerChannel>,
+     dot_values<kBits, kInner, rows_or_most(3), 2, kPerChannel>,
+     dot_values<kBits, kInner, rows_or_most(4), 2, kPerChannel>}};
 
 // Keys share a granule along channels whole, but for 3 bits at odd multiples of 16 channels.
 template <typename Put>
