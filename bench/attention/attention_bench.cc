@@ -49,7 +49,8 @@ struct Options {
   int64_t megabytes = 512;
   int rounds = 12;
   std::string only;  // recipes and paths that contain this, and the 16-bit arm
-  int64_t gqa = 0;   // 0: all
+  int64_t gqa = 0;     // 0: all
+  int64_t tokens = 0;  // 0: each table's own
 };
 
 // Sequences whose pages are private copies of a few really quantized ones: what is read is what
@@ -304,6 +305,8 @@ Options parse_options(int argc, char** argv) {
       options.only = value;
     } else if (name == "--gqa") {
       options.gqa = number(name, value);
+    } else if (name == "--tokens") {
+      options.tokens = number(name, value);
     } else if (name == "--megabytes") {
       options.megabytes = number(name, value);
     } else if (name == "--rounds") {
@@ -317,7 +320,7 @@ Options parse_options(int argc, char** argv) {
       }
     } else {
       fail(ErrorCode::kInvalidArgument,
-           "{}: not one of --json --threads --megabytes --rounds --only --gqa", name);
+           "{}: not one of --json --threads --tokens --megabytes --rounds --only --gqa", name);
     }
   }
   return options;
@@ -330,8 +333,9 @@ void run(const Options& options) {
   const PageRef stream = stream_pool.allocate(stream_bytes);
   nlohmann::json rows = nlohmann::json::array();
   for (int threads : options.threads) {
-    for (const Table& table : tables()) {
+    for (Table& table : tables()) {
       if (options.gqa != 0 && options.gqa != table.shape.gqa) continue;
+      if (options.tokens != 0) table.shape.tokens = options.tokens;
       run_table(table, threads, options, {stream.data(), static_cast<size_t>(stream_bytes)}, rows);
     }
   }

@@ -12,6 +12,7 @@
 #include "attention/prefill_bf16.h"
 #include "attention/task.h"
 #include "attention/tile_kernels.h"
+#include "core/aligned.h"
 #include "core/checked.h"
 #include "core/error.h"
 
@@ -29,7 +30,7 @@ constexpr int64_t kTilesPerRun = 4 * kTilesPerPage;
 
 // A decode task is at least this much memory where there is so much (less is not worth a fork and a
 // merge), and a sequence is cut into about this many at most.
-constexpr int64_t kDecodeTaskBytes = int64_t{96} << 10;
+constexpr int64_t kDecodeTaskBytes = int64_t{192} << 10;
 constexpr int64_t kMaxDecodeTasks = 64;
 
 constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
@@ -87,7 +88,7 @@ struct AttendWorkspace::Impl {
   std::vector<DecodeScratch> decode;             // per thread
   // Per partial: rows x (state, padded_dim sums).
   std::vector<SoftmaxState> partial_states;
-  std::vector<float> partial_sums;
+  AlignedVector<float> partial_sums;
   int64_t rows_per_partial = 0;
 };
 
@@ -103,22 +104,21 @@ int64_t bf16_queries_per_block(int64_t num_queries, int64_t num_kv_heads, int64_
                     std::min<int64_t>(16, most), most);
 }
 
-// How a decode step of one sequence is cut: heads per task and pages per run. Pages of neighbouring
-// heads are neighbours in memory, so a task takes as many heads as make a decent piece, then pages.
+// How a decode step of one sequence is cut. Memory has a page of every head, then the next page of
+// every head, and is read fastest in its order: a task takes all heads of a run of pages or, where
+// that is too much (short contexts are to keep every core busy), some heads of one page.
 struct DecodeCut {
   int32_t heads;
   int64_t pages;
 };
 DecodeCut decode_cut(const LayerView& view, int64_t num_pages) {
   const auto num_heads = static_cast<int64_t>(view.heads.size());
-  int64_t bytes = 0;
+  int64_t bytes = 0;  // of a page of every head
   for (const HeadView& head : view.heads) bytes += head.k.layout->bytes() + head.v.layout->bytes();
-  const int64_t heads =
-      std::clamp<int64_t>(ceil_div(kDecodeTaskBytes * num_heads, bytes), 1, num_heads);
-  const int64_t chunks = ceil_div(num_heads, heads);
-  const int64_t enough = ceil_div(kDecodeTaskBytes * chunks, bytes);
-  return {static_cast<int32_t>(ceil_div(num_heads, chunks)),
-          std::max(enough, ceil_div(num_pages * chunks, kMaxDecodeTasks))};
+  const int64_t wanted = std::max(kDecodeTaskBytes, num_pages * bytes / kMaxDecodeTasks);
+  if (wanted >= bytes) return {static_cast<int32_t>(num_heads), ceil_div(wanted, bytes)};
+  const int64_t chunks = ceil_div(num_heads, ceil_div(wanted * num_heads, bytes));
+  return {static_cast<int32_t>(ceil_div(num_heads, chunks)), 1};
 }
 
 class Planner {
@@ -129,12 +129,15 @@ class Planner {
     merges_.clear();
   }
 
-  // Keeps the order of memory.
+  // In the order of memory.
   void decode(const AttendItem& item, int64_t group) {
     const LayerView& view = *item.view;
     const auto num_heads = static_cast<int32_t>(view.heads.size());
     const int64_t pages = decode_pages_seen(view, view.position + view.num_tokens - 1);
     const DecodeCut cut = decode_cut(view, pages);
+    const int64_t num_runs = ceil_div(pages, cut.pages);
+    const int64_t first_partial = num_partials_;
+    const size_t first_merge = merges_.size();
     for (int32_t head = 0; head < num_heads; head += cut.heads) {
       AttendTask task;
       task.item = &item;
@@ -143,7 +146,24 @@ class Planner {
       task.last_query = view.num_tokens;
       task.last_unit = pages;
       task.decode = true;
-      add(task, cut.pages, view.num_tokens * task.num_heads * group);
+      most_rows_ = std::max(most_rows_, view.num_tokens * task.num_heads * group);
+      if (num_runs == 1) {
+        tasks_.push_back(task);
+      } else {
+        merges_.push_back({task, num_partials_, num_runs});
+        num_partials_ += num_runs;
+      }
+    }
+    if (num_runs == 1) return;
+    for (int64_t run = 0; run < num_runs; ++run) {
+      int64_t partial = first_partial + run;
+      for (int32_t head = 0; head < num_heads; head += cut.heads, partial += num_runs) {
+        AttendTask task = merges_[first_merge + static_cast<size_t>(head / cut.heads)].block;
+        task.first_unit = run * cut.pages;
+        task.last_unit = std::min(pages, task.first_unit + cut.pages);
+        task.partial = partial;
+        tasks_.push_back(task);
+      }
     }
   }
 
@@ -244,14 +264,25 @@ void attend(const AttendArgs& args, ThreadPool& pool, AttendWorkspace& workspace
   w.prefill.resize(static_cast<size_t>(pool.num_threads()));
   w.prefill_bf16.resize(static_cast<size_t>(pool.num_threads()));
   w.decode.resize(static_cast<size_t>(pool.num_threads()));
+  for (DecodeScratch& scratch : w.decode) scratch.ready = {};  // queries of an earlier step
 
   const auto job = [&](int64_t index, int thread) {
     const AttendTask& task = w.tasks[static_cast<size_t>(index)];
+    const int64_t rows = num_rows(args, task);
     const SoftmaxState* states;
     const float* sums;
     if (task.decode) {
       DecodeScratch& scratch = w.decode[static_cast<size_t>(thread)];
-      run_decode_task(args, *decode, tiles, scratch, task);
+      const int64_t slot = task.partial * w.rows_per_partial;
+      if (task.partial >= 0) {
+        run_decode_task(
+            args, *decode, tiles, scratch, task,
+            {w.partial_states.data() + slot, w.partial_sums.data() + slot * padded_dim});
+        return;
+      }
+      scratch.resize(rows, head_dim);
+      run_decode_task(args, *decode, tiles, scratch, task,
+                      {scratch.states.data(), scratch.acc.data()});
       states = scratch.states.data();
       sums = scratch.acc.data();
     } else if (task.bf16) {
@@ -265,7 +296,6 @@ void attend(const AttendArgs& args, ThreadPool& pool, AttendWorkspace& workspace
       states = scratch.states.data();
       sums = scratch.acc.data();
     }
-    const int64_t rows = num_rows(args, task);
     for (int64_t r = 0; r < rows; ++r) {
       const SoftmaxState& state = states[r];
       const float* acc = sums + r * padded_dim;

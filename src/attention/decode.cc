@@ -18,25 +18,38 @@ int64_t prefix_pages(const LayerView& view) {
 class DecodeRunner {
  public:
   DecodeRunner(const AttendArgs& args, const DecodeKernels& kernels,
-               const TileKernels& tile_kernels, DecodeScratch& scratch, const AttendTask& task)
+               const TileKernels& tile_kernels, DecodeScratch& scratch, const AttendTask& task,
+               const DecodeSums& sums)
       : kernels_(kernels),
         tile_kernels_(tile_kernels),
         scratch_(scratch),
         view_(*task.item->view),
         task_(task),
+        sums_(sums),
         dots_(args.decode_dots),
         group_(args.num_qo_heads / static_cast<int32_t>(view_.heads.size())),
         head_dim_(view_.head_dim),
         padded_dim_(round_up<int32_t>(view_.head_dim, kLanes)),
         prefix_pages_(prefix_pages(view_)) {
-    load_queries(args);
+    const AttendTask& ready = scratch_.ready;
+    if (ready.item != task.item || ready.head != task.head || ready.num_heads != task.num_heads) {
+      load_heads();
+      load_queries(args);
+      scratch_.ready = task;
+    }
+    queries_ = queries();
+    const auto rows =
+        static_cast<size_t>(task.last_query - task.first_query) * task.num_heads * group_;
+    std::fill_n(sums.acc, rows * static_cast<size_t>(padded_dim_), 0.0f);
+    std::fill_n(sums.states, rows, SoftmaxState{kMinusInfinity, 0.0f});
+    find_pages();
   }
 
   // Pages outside, heads inside: the order of memory.
   void run() {
     for (int64_t page = task_.first_unit; page < task_.last_unit; ++page) {
       for (int32_t head = 0; head < task_.num_heads; ++head) {
-        take_head(head, page);
+        head_ = &scratch_.heads[static_cast<size_t>(head)];
         for (int64_t query = task_.first_query; query < task_.last_query; ++query) {
           const int64_t position = view_.position + query;
           if (page >= decode_pages_seen(view_, position)) continue;
@@ -47,6 +60,9 @@ class DecodeRunner {
             if (page < prefix_pages_) {
               prefix_page(page * kPageTokens, position, row + r, rows);
             } else {
+              page_ =
+                  scratch_
+                      .pages[static_cast<size_t>((page - first_page_) * task_.num_heads + head)];
               cache_page(page - prefix_pages_, position, row + r, rows);
             }
           }
@@ -56,18 +72,22 @@ class DecodeRunner {
   }
 
  private:
+  void load_heads() {
+    scratch_.heads.resize(static_cast<size_t>(task_.num_heads));
+    const auto side = [&](const SideView& view) {
+      return DecodeHead::Side{view.layout, static_cast<int32_t>(view.page_offset), view.window,
+                              view.layout->packed(), kernels_.supports(*view.layout)};
+    };
+    for (int32_t i = 0; i < task_.num_heads; ++i) {
+      const HeadView& view = view_.heads[static_cast<size_t>(task_.head + i)];
+      scratch_.heads[static_cast<size_t>(i)] = {side(view.k), side(view.v), &view};
+    }
+  }
+
   void load_queries(const AttendArgs& args) {
     const int32_t width = task_.num_heads * group_;
     const auto rows = static_cast<int32_t>((task_.last_query - task_.first_query) * width);
     scratch_.resize(rows, head_dim_);
-    queries_ = {scratch_.q.data(),
-                scratch_.fixed.data(),
-                scratch_.unit.data(),
-                scratch_.weights.data(),
-                scratch_.weights8.data(),
-                scratch_.unit8.data(),
-                padded_dim_,
-                round_up<int32_t>(head_dim_, kFixedLanes)};
     for (int32_t r = 0; r < rows; ++r) {
       const int64_t query = task_.first_query + r / width;
       const int64_t head = int64_t{task_.head} * group_ + r % width;
@@ -76,80 +96,95 @@ class DecodeRunner {
       for (int32_t c = 0; c < head_dim_; ++c) to[c] = from[c] * args.scale;
       std::fill(to + head_dim_, to + padded_dim_, 0.0f);
     }
-    std::fill_n(scratch_.acc.begin(), rows * padded_dim_, 0.0f);
-    std::fill_n(scratch_.states.begin(), rows, SoftmaxState{kMinusInfinity, 0.0f});
-    kernels_.prepare_queries(queries_, rows);
-  }
-
-  void take_head(int32_t head, int64_t page) {
-    head_ = &view_.heads[static_cast<size_t>(task_.head + head)];
-    k_packed_ = head_->k.layout->packed();
-    v_packed_ = head_->v.layout->packed();
-    if (task_.num_heads > 1 || page == task_.first_unit) {
-      k_direct_ = kernels_.supports(*head_->k.layout);
-      v_direct_ = kernels_.supports(*head_->v.layout);
-    }
-    const bool last = head + 1 == task_.num_heads;
-    const HeadView& next = view_.heads[static_cast<size_t>(task_.head + (last ? 0 : head + 1))];
-    const int64_t next_page = page - prefix_pages_ + (last ? 1 : 0);
-    next_page_ = {};
-    if (next_page >= 0 && next_page < next.num_pages) {
-      next_page_ = {next.pages[next_page].data(), static_cast<int32_t>(next.k.layout->bytes())};
+    const auto packed = [](const DecodeHead& head) { return head.k.packed; };
+    if (std::any_of(scratch_.heads.begin(), scratch_.heads.end(), packed)) {
+      kernels_.prepare_queries(queries(), rows, dots_);
     }
   }
 
-  // The values of the page whose keys are being read.
-  ReadAhead values_of(int64_t page) const {
-    const SideView& side = head_->v;
-    return {head_->pages[page].data() + side.page_offset,
-            static_cast<int32_t>(side.layout->bytes())};
+  DecodeQueries queries() const {
+    return {scratch_.q.data(),
+            scratch_.fixed.data(),
+            scratch_.unit.data(),
+            scratch_.weights.data(),
+            scratch_.weights8.data(),
+            scratch_.unit8.data(),
+            padded_dim_,
+            round_up<int32_t>(head_dim_, kFixedLanes)};
+  }
+
+  // Where the pages lie, all at once: reading one must not wait for the look-up of its address.
+  void find_pages() {
+    first_page_ = std::max(task_.first_unit, prefix_pages_);
+    scratch_.pages.clear();
+    for (int64_t page = first_page_; page < task_.last_unit; ++page) {
+      for (const DecodeHead& head : scratch_.heads) {
+        const int64_t p = page - prefix_pages_;
+        scratch_.pages.push_back(p < head.view->num_pages ? head.view->pages[p].data() : nullptr);
+      }
+    }
   }
 
   // Page `page` after the prefix: the query sees its first tokens packed (or as rows of a 16- or
   // 32-bit page), the others exactly.
   void cache_page(int64_t page, int64_t position, int32_t first_row, int32_t rows) {
     const int64_t first = page * kPageTokens;
-    const int64_t visible =
-        std::min<int64_t>(kPageTokens, position - view_.intact_prefix + 1 - first);
-    const int64_t k_stored = std::clamp<int64_t>(stored(head_->k, position) - first, 0, visible);
-    const int64_t v_stored = std::clamp<int64_t>(stored(head_->v, position) - first, 0, visible);
+    const int64_t k_stored = stored(head_->k, position) - first;
+    const int64_t v_stored = stored(head_->v, position) - first;
     float* scores = scratch_.scores.data();
+    float* acc = sums_.acc + first_row * padded_dim_;
+    if (std::min(k_stored, v_stored) >= kPageTokens) {
+      score_stored(kPageTokens, first_row, rows, scores);
+      softmax(kPageTokens, first_row, rows);
+      add_stored(kPageTokens, scores, rows, acc);
+    } else {
+      const int64_t visible =
+          std::min<int64_t>(kPageTokens, position - view_.intact_prefix + 1 - first);
+      last_page(first, visible, std::clamp<int64_t>(k_stored, 0, visible),
+                std::clamp<int64_t>(v_stored, 0, visible), first_row, rows, scores, acc);
+    }
+  }
 
-    if (k_stored > 0) score_stored(page, k_stored, first_row, rows, scores);
-    for_exact_parts(head_->k, first + k_stored, first + visible,
+  void last_page(int64_t first, int64_t visible, int64_t k_stored, int64_t v_stored,
+                 int32_t first_row, int32_t rows, float* scores, float* acc) {
+    if (k_stored > 0) score_stored(k_stored, first_row, rows, scores);
+    for_exact_parts(head_->view->k, first + k_stored, first + visible,
                     [&](const std::byte* keys, bool is_f32, int64_t from, int64_t count) {
                       kernels_.score_rows(keys, is_f32, count, head_dim_, queries_, first_row, rows,
-                                          {}, scores + (from - first));
+                                          scores + (from - first));
                     });
     softmax(visible, first_row, rows);
-    float* acc = scratch_.acc.data() + first_row * padded_dim_;
-    if (v_stored > 0) add_stored(page, v_stored, scores, rows, acc);
-    for_exact_parts(head_->v, first + v_stored, first + visible,
+    if (v_stored > 0) add_stored(v_stored, scores, rows, acc);
+    for_exact_parts(head_->view->v, first + v_stored, first + visible,
                     [&](const std::byte* values, bool is_f32, int64_t from, int64_t count) {
                       kernels_.add_rows(values, is_f32, count, head_dim_, scores + (from - first),
-                                        factor_.data(), rows, {}, acc, padded_dim_);
+                                        factor_.data(), rows, acc, padded_dim_);
                     });
   }
 
   // view_.stored_for(), which divides: once per query and kind of window.
-  int64_t stored(const SideView& side, int64_t position) {
+  int64_t stored(const DecodeHead::Side& side, int64_t position) {
     Stored& known = stored_[static_cast<size_t>(side.window)];
-    if (known.position != position) known = {position, view_.stored_for(side, position)};
+    if (known.position != position) {
+      const HeadView& view = *head_->view;
+      const SideView& same = &side == &head_->k ? view.k : view.v;
+      known = {position, view_.stored_for(same, position)};
+    }
     return known.count;
   }
 
-  void score_stored(int64_t page, int64_t count, int32_t first_row, int32_t rows, float* scores) {
-    const SideView& side = head_->k;
-    const std::byte* data = head_->pages[page].data() + side.page_offset;
-    if (!k_packed_) {
+  void score_stored(int64_t count, int32_t first_row, int32_t rows, float* scores) {
+    const DecodeHead::Side& side = head_->k;
+    const std::byte* data = page_ + side.offset;
+    if (!side.packed) {
       kernels_.score_rows(data, side.layout->bits() == 32, count, head_dim_, queries_, first_row,
-                          rows, {}, scores);
+                          rows, scores);
       return;
     }
     const auto tiles = static_cast<int32_t>(ceil_div<int64_t>(count, kTileTokens));
-    if (k_direct_) {
+    if (side.direct) {
       kernels_.score_packed(*side.layout, data, tiles, queries_, first_row, rows, dots_,
-                            {scratch_.buffer.data()}, values_of(page), scores);
+                            {scratch_.buffer.data()}, scores);
       return;
     }
     const float* q = scratch_.q.data() + first_row * padded_dim_;
@@ -164,17 +199,17 @@ class DecodeRunner {
     }
   }
 
-  void add_stored(int64_t page, int64_t count, const float* p, int32_t rows, float* acc) {
-    const SideView& side = head_->v;
-    const std::byte* data = head_->pages[page].data() + side.page_offset;
-    if (!v_packed_) {
+  void add_stored(int64_t count, const float* p, int32_t rows, float* acc) {
+    const DecodeHead::Side& side = head_->v;
+    const std::byte* data = page_ + side.offset;
+    if (!side.packed) {
       kernels_.add_rows(data, side.layout->bits() == 32, count, head_dim_, p, factor_.data(), rows,
-                        {}, acc, padded_dim_);
+                        acc, padded_dim_);
       return;
     }
-    if (v_direct_) {
+    if (side.direct) {
       kernels_.add_packed(*side.layout, data, static_cast<int32_t>(count), p, factor_.data(), rows,
-                          dots_, {scratch_.buffer.data()}, next_page_, acc, padded_dim_);
+                          dots_, {scratch_.buffer.data()}, acc, padded_dim_);
       return;
     }
     float* weights = scratch_.tile_scores.data();
@@ -214,20 +249,19 @@ class DecodeRunner {
       const bool is_f32 = side.layout->bits() == 32;
       return side.prefix.rows + first * head_dim_ * (is_f32 ? 4 : 2);
     };
-    kernels_.score_rows(at(head_->k), head_->k.layout->bits() == 32, visible, head_dim_, queries_,
-                        first_row, rows, {}, scratch_.scores.data());
+    const SideView &k = head_->view->k, &v = head_->view->v;
+    kernels_.score_rows(at(k), k.layout->bits() == 32, visible, head_dim_, queries_, first_row,
+                        rows, scratch_.scores.data());
     softmax(visible, first_row, rows);
-    kernels_.add_rows(at(head_->v), head_->v.layout->bits() == 32, visible, head_dim_,
-                      scratch_.scores.data(), factor_.data(), rows, {},
-                      scratch_.acc.data() + first_row * padded_dim_, padded_dim_);
+    kernels_.add_rows(at(v), v.layout->bits() == 32, visible, head_dim_, scratch_.scores.data(),
+                      factor_.data(), rows, sums_.acc + first_row * padded_dim_, padded_dim_);
   }
 
   void softmax(int64_t visible, int32_t first_row, int32_t rows) {
     for (int32_t r = 0; r < rows; ++r) {
-      factor_[static_cast<size_t>(r)] =
-          kernels_.softmax_page(scratch_.scores.data() + r * kPageTokens, visible,
-                                &scratch_.states[static_cast<size_t>(first_row + r)],
-                                scratch_.acc.data() + (first_row + r) * padded_dim_, padded_dim_);
+      factor_[static_cast<size_t>(r)] = kernels_.softmax_page(
+          scratch_.scores.data() + r * kPageTokens, visible, &sums_.states[first_row + r],
+          sums_.acc + (first_row + r) * padded_dim_, padded_dim_);
     }
   }
 
@@ -236,15 +270,15 @@ class DecodeRunner {
   DecodeScratch& scratch_;
   const LayerView& view_;
   const AttendTask& task_;
+  const DecodeSums sums_;
   const DecodeDots dots_;
   const int32_t group_;
   const int32_t head_dim_;
   const int32_t padded_dim_;
   const int64_t prefix_pages_;
-  const HeadView* head_ = nullptr;  // the current one
-  ReadAhead next_page_;             // keys of the page after the current one
-  bool k_packed_ = false, v_packed_ = false;
-  bool k_direct_ = false, v_direct_ = false;  // straight from codes; else through tiles of floats
+  int64_t first_page_ = 0;            // of scratch_.pages
+  const DecodeHead* head_ = nullptr;  // the current one
+  const std::byte* page_ = nullptr;   // the current one
   DecodeQueries queries_;
   struct Stored {
     int64_t position = -1;
@@ -280,8 +314,8 @@ void DecodeScratch::resize(int64_t rows, int64_t head_dim) {
 
 void run_decode_task(const AttendArgs& args, const DecodeKernels& kernels,
                      const TileKernels& tile_kernels, DecodeScratch& scratch,
-                     const AttendTask& task) {
-  DecodeRunner(args, kernels, tile_kernels, scratch, task).run();
+                     const AttendTask& task, const DecodeSums& sums) {
+  DecodeRunner(args, kernels, tile_kernels, scratch, task, sums).run();
 }
 
 }  // namespace lowkey

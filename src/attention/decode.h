@@ -7,6 +7,7 @@
 #include "attention/attend.h"
 #include "attention/decode_kernels.h"
 #include "attention/task.h"
+#include "core/aligned.h"
 
 namespace lowkey {
 
@@ -17,19 +18,42 @@ inline constexpr int64_t kDecodeQueries = 4;
 // Units of a decode task: pages of the prefix (kPageTokens exact tokens), then pages of the cache.
 int64_t decode_pages_seen(const LayerView& view, int64_t position);
 
-// A thread's memory. After run_decode_task(): row r's softmax state and sums, acc[r * padded_dim].
+// One KV head of a task, looked up once: a line of the cache, for while pages stream through it the
+// rest of what describes the head does not stay there.
+struct alignas(64) DecodeHead {
+  struct Side {
+    const SideLayout* layout = nullptr;
+    int32_t offset = 0;  // in a page
+    SideWindow window = SideWindow::kNone;
+    bool packed = false;
+    bool direct = false;  // straight from codes; else through tiles of floats
+  };
+  Side k, v;
+  const HeadView* view = nullptr;
+};
+
+// Row r's result: softmax state and unnormalized sums, acc[r * padded_dim].
+struct DecodeSums {
+  SoftmaxState* states = nullptr;
+  float* acc = nullptr;  // on a line of the cache
+};
+
+// A thread's memory, and the queries it last made ready: the next task often has the same.
 struct DecodeScratch {
-  std::vector<float> q, acc, unit, unit8, scores, tile, tile_scores;
-  std::vector<int16_t> fixed;
-  std::vector<std::byte> weights, weights8, buffer;
+  AlignedVector<float> q, acc, unit, unit8, scores, tile, tile_scores;
+  AlignedVector<int16_t> fixed;
+  AlignedVector<std::byte> weights, weights8, buffer;
   std::vector<SoftmaxState> states;
+  std::vector<DecodeHead> heads;
+  std::vector<const std::byte*> pages;  // [pages, heads], of the task
+  AttendTask ready;                     // item null: none
   void resize(int64_t rows, int64_t head_dim);
 };
 
 // Rows are (query, query head) pairs of the task's KV heads, queries outside. Units are pages. Same
-// contract as attend().
+// contract as attend(). Before a new step, scratch.ready is to be reset.
 void run_decode_task(const AttendArgs& args, const DecodeKernels& kernels,
                      const TileKernels& tile_kernels, DecodeScratch& scratch,
-                     const AttendTask& task);
+                     const AttendTask& task, const DecodeSums& sums);
 
 }  // namespace lowkey

@@ -19,13 +19,8 @@ constexpr float kFixedTop = 32512.0f;
 
 constexpr int32_t kRowsTogether = Simd::kRowsTogether;  // whose sums are kept in registers at once
 constexpr int32_t kTokenQuads = kTileTokens / 4;
-
-LOWKEY_INLINE float power_of_two(int exponent) {
-  const int32_t bits = (exponent + 127) << 23;
-  float result;
-  __builtin_memcpy(&result, &bits, 4);
-  return result;
-}
+constexpr int32_t kMaxValueGroups = kMaxHeadDim / kLanes;  // of channels
+constexpr int kValueBlocksInGroup = 2;  // blocks of channels that share a group, at least
 
 constexpr int fields_of(int bits) {
   return bits == 3 ? 8 : 8 / bits;
@@ -34,45 +29,64 @@ constexpr int granule_bytes_of(int bits) {
   return bits == 3 ? 3 * kGranuleBytes : kGranuleBytes;
 }
 
-// Part `part` of `parts`.
-LOWKEY_INLINE void read_ahead(ReadAhead ahead, int32_t part, int32_t parts) {
-  const int32_t lines = ahead.bytes / 64;
-  const int32_t last = lines * (part + 1) / parts;
-  for (int32_t line = lines * part / parts; line < last; ++line) {
-    __builtin_prefetch(ahead.data + line * 64, 0, 2);
+// Keys of a page times folded queries: what an inner loop needs for all tiles, and where sums go.
+// Per channel: the score is unit * sum + the zero points' share.
+struct PerChannelKeys {
+  const std::byte* codes;  // of the first tile
+  int32_t tile_bytes;
+  int32_t num_tiles;
+  int32_t columns;             // of granules in a tile
+  const std::byte* weights;    // [token groups, kMaxDecodeRows, row_stride], at the first row
+  int64_t row_stride;          // bytes
+  int32_t log_tiles_in_group;  // tiles of a token group: 1, 2 or 4
+  int32_t rows_in_group;       // rows of unit and zero
+  const float* unit;           // [token groups, rows_in_group], at the first row
+  const float* zero;           // the same
+  float* scores;               // [rows, kPageTokens]
+
+  LOWKEY_INLINE int32_t parts() const { return 1; }
+  LOWKEY_INLINE const std::byte* part_weights(int32_t tile, int32_t /*part*/) const {
+    return weights + (tile >> log_tiles_in_group) * kMaxDecodeRows * row_stride;
   }
-}
-
-// Where a tile's key sums go. Per channel: the score is unit * sum + the zero points' share.
-struct PerChannelScores {
-  const float* unit;  // [rows]
-  const float* zero;  // [rows]
-  float* scores;      // [rows, kPageTokens], at the tile's first token
-
   template <int kPasses>
-  LOWKEY_INLINE void put(int r, int h, const typename Simd::template Sum<kPasses>& sum) const {
-    Simd::store(scores + r * kPageTokens + h * kVectorFloats,
-                Simd::scaled<kPasses>(sum, unit[r], Simd::splat(zero[r])));
+  LOWKEY_INLINE void put(int32_t tile, int32_t /*part*/, int r, int h,
+                         const typename Simd::template Sum<kPasses>& sum) const {
+    const int32_t at = (tile >> log_tiles_in_group) * rows_in_group + r;
+    Simd::store(scores + r * kPageTokens + tile * kTileTokens + h * kVectorFloats,
+                Simd::scaled<kPasses>(sum, unit[at], Simd::splat(zero[at])));
   }
 };
 
-// Per token: each group of channels adds its sum times the token's scale, and the sum of its query
-// channels times the token's zero point.
-struct PerTokenScores {
+// Per token: each group of channels, a part, adds its sum times the token's scale, and the sum of
+// its query channels times the token's zero point.
+struct PerTokenKeys {
+  const std::byte* codes;
+  int32_t tile_bytes;
+  int32_t num_tiles;
+  int32_t columns;           // of a part
+  const std::byte* weights;  // [rows, row_stride]
+  int64_t row_stride;
+  int32_t num_parts;
+  int32_t part_weight_bytes;
   const float* unit;       // [rows]
-  const float* query_sum;  // [rows]
-  const Half* scale;       // [32] of this group
-  const Half* zero_point;
-  bool first;     // of the groups: nothing to add to
-  float* scores;  // as above
+  const float* query_sum;  // [parts, kMaxDecodeRows], at the first row
+  const Half* scale;       // [tiles, 2, parts, kTileTokens]: scales, then zero points
+  float* scores;
 
+  LOWKEY_INLINE int32_t parts() const { return num_parts; }
+  LOWKEY_INLINE const std::byte* part_weights(int32_t /*tile*/, int32_t part) const {
+    return weights + part * part_weight_bytes;
+  }
   template <int kPasses>
-  LOWKEY_INLINE void put(int r, int h, const typename Simd::template Sum<kPasses>& sum) const {
-    float* to = scores + r * kPageTokens + h * kVectorFloats;
-    const Floats base = Simd::load_half(zero_point + h * kVectorFloats) * Simd::splat(query_sum[r]);
+  LOWKEY_INLINE void put(int32_t tile, int32_t part, int r, int h,
+                         const typename Simd::template Sum<kPasses>& sum) const {
+    const Half* s = scale + (tile * 2 * num_parts + part) * kTileTokens + h * kVectorFloats;
+    float* to = scores + r * kPageTokens + tile * kTileTokens + h * kVectorFloats;
+    const Floats base = Simd::load_half(s + num_parts * kTileTokens) *
+                        Simd::splat(query_sum[part * kMaxDecodeRows + r]);
     const Floats total = Simd::scaled<kPasses>(sum, unit[r], Floats{});
-    const Floats score = total * Simd::load_half(scale + h * kVectorFloats) + base;
-    Simd::store(to, first ? score : score + Simd::load(to));
+    const Floats score = total * Simd::load_half(s) + base;
+    Simd::store(to, part == 0 ? score : score + Simd::load(to));
   }
 };
 
@@ -92,17 +106,18 @@ constexpr int places_together(int rows, int halves, int passes) {
   return sums * places_of<kBits>() <= Simd::kSumRegisters ? places_of<kBits>() : 1;
 }
 
-// Sums over channel quads of codes times weights, for one tile of keys and kRows rows.
-// codes: the tile's first granule of the columns wanted; weights: 8 bytes per quad.
-template <int kBits, int kInner, int kRows, int kPasses, typename Put>
-LOWKEY_NOINLINE void dot_keys(const std::byte* codes, int32_t columns, const std::byte* weights,
-                              int64_t row_stride, const Put& put) noexcept {
+// Sums over the channel quads of one part of a tile, for kRows rows. codes: its first granule;
+// weights: 8 bytes per quad.
+template <int kBits, int kInner, int kRows, int kPasses, typename Keys>
+LOWKEY_INLINE void dot_part(const Keys& keys, int32_t tile, int32_t part, const std::byte* codes) {
   constexpr int kFields = fields_of(kBits), kBytes = granule_bytes_of(kBits);
   constexpr int kOuter = kFields / kInner;  // halves that share a granule
   constexpr int kHalves = Simd::kHalvesTogether;
   constexpr int kPlaces = places_together<kBits>(kRows, kHalves, kPasses);
+  const int32_t columns = keys.columns;
+  const int64_t row_stride = keys.row_stride;
   for (int h0 = 0; h0 < 2; h0 += kHalves) {
-    const std::byte* column_weights = weights;
+    const std::byte* column_weights = keys.part_weights(tile, part);
     typename Simd::template Sum<kPasses> sum[kPlaces][kRows][kHalves];
 #pragma GCC unroll 8
     for (int p = 0; p < kPlaces; ++p) {
@@ -153,8 +168,21 @@ LOWKEY_NOINLINE void dot_keys(const std::byte* codes, int32_t columns, const std
             Simd::add_shifted<kPasses>(sum[0][r][h], sum[p][r][h], Simd::shift_in_place<kBits>(p));
           }
         }
-        put.template put<kPasses>(r, h0 + h, sum[0][r][h]);
+        keys.template put<kPasses>(tile, part, r, h0 + h, sum[0][r][h]);
       }
+    }
+  }
+}
+
+template <int kBits, int kInner, int kRows, int kPasses, typename Keys>
+LOWKEY_NOINLINE void dot_keys(const Keys& keys) noexcept {
+  const int32_t parts = keys.parts(), part_bytes = keys.tile_bytes / parts;
+#pragma GCC unroll 1
+  for (int32_t tile = 0; tile < keys.num_tiles; ++tile) {
+#pragma GCC unroll 1
+    for (int32_t part = 0; part < parts; ++part) {
+      dot_part<kBits, kInner, kRows, kPasses>(
+          keys, tile, part, keys.codes + tile * keys.tile_bytes + part * part_bytes);
     }
   }
 }
@@ -178,42 +206,52 @@ constexpr int sums_per_block(int blocks, int rows, int passes, int quads) {
   return sums;
 }
 
-// Where a tile's value sums go: added to acc.
-struct ValueSums {
-  const std::byte* weights;  // [rows, groups, kWeightBytes]
-  int64_t row_stride;
-  const float* unit;  // [rows, unit_stride], by group
-  int32_t unit_stride;
-  const Half* scale;  // per channel: of the column's first channel, the zero points zero_stride on
-  int32_t zero_stride;
-  const float* probability_sum;  // per channel: [rows]
-  float* acc;                    // [rows, padded_dim], at the column's first channel
+// Values of a page times probabilities, and where sums go: added to acc.
+struct ValueDots {
+  const std::byte* codes;  // of the first tile
+  int32_t tile_bytes;
+  int32_t num_tiles;
+  int32_t columns;           // of granules in a tile
+  const int32_t* groups;     // of each block of 16 channels (per channel: 0)
+  const std::byte* weights;  // [tiles, kMaxDecodeRows, groups, kWeightBytes], at the first row
+  int64_t row_stride;        // bytes
+  const float* unit;         // [tiles, kMaxDecodeRows, kMaxValueGroups], at the first row
+  const Half* scale;         // per channel: [token groups, 2, head_dim], scales, then zero points
+  int32_t head_dim;
+  int32_t log_tiles_in_group;    // per channel
+  const float* probability_sum;  // per channel: [tiles, kMaxDecodeRows], at the first row
+  float* acc;                    // [rows, padded_dim]
   int32_t padded_dim;
 };
 
-// Sums over the tile's tokens of codes times weights, for the kInner channel blocks of one column
-// of granules. groups[i]: the group of block i (per channel: 0).
+// Sums over a tile's tokens of codes times weights, for the kInner channel blocks of one column of
+// granules, the first of them `block`.
 template <int kBits, int kInner, int kRows, int kPasses, bool kPerChannel>
-LOWKEY_NOINLINE void dot_values(const std::byte* codes, const int32_t* groups,
-                                const ValueSums& to) noexcept {
+LOWKEY_INLINE void dot_column(const ValueDots& v, int32_t tile, int32_t block,
+                              const std::byte* codes) {
   constexpr int kFields = fields_of(kBits), kBytes = granule_bytes_of(kBits);
   constexpr int kOuter = kFields / kInner;  // token quads that share a granule
   constexpr int kBlocks = blocks_together(kInner, kRows, kPasses);
   constexpr int kSteps = kTokenQuads / kOuter;
   constexpr int kSums = sums_per_block(kBlocks, kRows, kPasses, kSteps);
+  // Blocks of one group load its weights once.
+  constexpr int kTogether = kPerChannel ? kBlocks : kBlocks < 2 ? 1 : kValueBlocksInGroup;
+  const std::byte* tile_weights = v.weights + tile * kMaxDecodeRows * v.row_stride;
+  const float* tile_unit = v.unit + tile * kMaxDecodeRows * kMaxValueGroups;
 #pragma GCC unroll 8
   for (int b0 = 0; b0 < kInner; b0 += kBlocks) {
     typename Simd::template Sum<kPasses> sums[kSums][kRows][kBlocks];
     const std::byte* weights[kBlocks];
 #pragma GCC unroll 8
     for (int b = 0; b < kBlocks; ++b) {
-      weights[b] = to.weights + groups[b0 + b] * kWeightBytes;
+      weights[b] = b % kTogether == 0 ? tile_weights + v.groups[block + b0 + b] * kWeightBytes
+                                      : weights[b - 1];
 #pragma GCC unroll 8
       for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 8
         for (int n = 0; n < kSums; ++n) {
           sums[n][r][b] =
-              Simd::start<kBits, kPasses>(weights[b] + r * to.row_stride, n == 0 ? kTokenQuads : 0);
+              Simd::start<kBits, kPasses>(weights[b] + r * v.row_stride, n == 0 ? kTokenQuads : 0);
         }
       }
     }
@@ -233,7 +271,7 @@ LOWKEY_NOINLINE void dot_values(const std::byte* codes, const int32_t* groups,
 #pragma GCC unroll 8
             for (int r = 0; r < kRows; ++r) {
               Simd::dot<kPasses>(sums[n][r][b], c,
-                                 weights[b] + r * to.row_stride + (u * kOuter + o) * 8);
+                                 weights[b] + r * v.row_stride + (u * kOuter + o) * 8);
             }
           }
         }
@@ -254,16 +292,17 @@ LOWKEY_NOINLINE void dot_values(const std::byte* codes, const int32_t* groups,
     for (int b = 0; b < kBlocks; ++b) {
 #pragma GCC unroll 8
       for (int r = 0; r < kRows; ++r) {
-        const int32_t c = (b0 + b) * kLanes;
-        float* acc = to.acc + r * to.padded_dim + c;
+        const int32_t c = (block + b0 + b) * kLanes;
+        float* acc = v.acc + r * v.padded_dim + c;
         const int shift = kOuter == 1 ? Simd::shift_in_place<kBits>(b0 + b) : 0;
-        const float unit =
-            to.unit[r * to.unit_stride + groups[b0 + b]] * (1.0f / static_cast<float>(1 << shift));
+        const float unit = tile_unit[r * kMaxValueGroups + v.groups[block + b0 + b]] *
+                           (1.0f / static_cast<float>(1 << shift));
         if constexpr (kPerChannel) {
           const Floats total = Simd::scaled<kPasses>(sum[r][b], unit, Floats{});
-          Simd::store(acc, Simd::load(acc) + total * Simd::load_half(to.scale + c) +
-                               Simd::splat(to.probability_sum[r]) *
-                                   Simd::load_half(to.scale + to.zero_stride + c));
+          const Half* scale = v.scale + (tile >> v.log_tiles_in_group) * 2 * v.head_dim + c;
+          Simd::store(acc, Simd::load(acc) + total * Simd::load_half(scale) +
+                               Simd::splat(v.probability_sum[tile * kMaxDecodeRows + r]) *
+                                   Simd::load_half(scale + v.head_dim));
         } else {
           Simd::store(acc, Simd::scaled<kPasses>(sum[r][b], unit, Simd::load(acc)));
         }
@@ -272,9 +311,22 @@ LOWKEY_NOINLINE void dot_values(const std::byte* codes, const int32_t* groups,
   }
 }
 
-template <typename Put>
-using DotKeys = void (*)(const std::byte*, int32_t, const std::byte*, int64_t, const Put&) noexcept;
-using DotValues = void (*)(const std::byte*, const int32_t*, const ValueSums&) noexcept;
+template <int kBits, int kInner, int kRows, int kPasses, bool kPerChannel>
+LOWKEY_NOINLINE void dot_values(const ValueDots& v) noexcept {
+  const int32_t column_bytes = v.tile_bytes / v.columns;
+  const std::byte* codes = v.codes;
+#pragma GCC unroll 1
+  for (int32_t tile = 0; tile < v.num_tiles; ++tile) {
+#pragma GCC unroll 1
+    for (int32_t column = 0; column < v.columns; ++column, codes += column_bytes) {
+      dot_column<kBits, kInner, kRows, kPasses, kPerChannel>(v, tile, column * kInner, codes);
+    }
+  }
+}
+
+template <typename Keys>
+using DotKeys = void (*)(const Keys&) noexcept;
+using DotValues = void (*)(const ValueDots&) noexcept;
 
 constexpr int kFewestPasses = Simd::kOnePass ? 1 : 2;
 
@@ -284,15 +336,15 @@ constexpr int rows_or_most(int rows) {
 }
 
 // [passes - 1][rows - 1]
-template <int kBits, int kInner, typename Put>
-constexpr DotKeys<Put> kDotKeys[2][4] = {
-    {dot_keys<kBits, kInner, 1, kFewestPasses, Put>,
-     dot_keys<kBits, kInner, rows_or_most(2), kFewestPasses, Put>,
-     dot_keys<kBits, kInner, rows_or_most(3), kFewestPasses, Put>,
-     dot_keys<kBits, kInner, rows_or_most(4), kFewestPasses, Put>},
-    {dot_keys<kBits, kInner, 1, 2, Put>, dot_keys<kBits, kInner, rows_or_most(2), 2, Put>,
-     dot_keys<kBits, kInner, rows_or_most(3), 2, Put>,
-     dot_keys<kBits, kInner, rows_or_most(4), 2, Put>}};
+template <int kBits, int kInner, typename Keys>
+constexpr DotKeys<Keys> kDotKeys[2][4] = {
+    {dot_keys<kBits, kInner, 1, kFewestPasses, Keys>,
+     dot_keys<kBits, kInner, rows_or_most(2), kFewestPasses, Keys>,
+     dot_keys<kBits, kInner, rows_or_most(3), kFewestPasses, Keys>,
+     dot_keys<kBits, kInner, rows_or_most(4), kFewestPasses, Keys>},
+    {dot_keys<kBits, kInner, 1, 2, Keys>, dot_keys<kBits, kInner, rows_or_most(2), 2, Keys>,
+     dot_keys<kBits, kInner, rows_or_most(3), 2, Keys>,
+     dot_keys<kBits, kInner, rows_or_most(4), 2, Keys>}};
 template <int kBits, int kInner, bool kPerChannel>
 constexpr DotValues kDotValues[2][4] = {
     {dot_values<kBits, kInner, 1, kFewestPasses, kPerChannel>,
@@ -305,14 +357,14 @@ constexpr DotValues kDotValues[2][4] = {
      dot_values<kBits, kInner, rows_or_most(4), 2, kPerChannel>}};
 
 // Keys share a granule along channels whole, but for 3 bits at odd multiples of 16 channels.
-template <typename Put>
-const DotKeys<Put>* keys_dots(const SideLayout& layout, int passes) noexcept {
+template <typename Keys>
+const DotKeys<Keys>* keys_dots(const SideLayout& layout, int passes) noexcept {
   switch (layout.bits() * 16 + layout.inner_fields()) {
-    case 2 * 16 + 4: return kDotKeys<2, 4, Put>[passes - 1];
-    case 3 * 16 + 8: return kDotKeys<3, 8, Put>[passes - 1];
-    case 3 * 16 + 4: return kDotKeys<3, 4, Put>[passes - 1];
-    case 4 * 16 + 2: return kDotKeys<4, 2, Put>[passes - 1];
-    case 8 * 16 + 1: return kDotKeys<8, 1, Put>[passes - 1];
+    case 2 * 16 + 4: return kDotKeys<2, 4, Keys>[passes - 1];
+    case 3 * 16 + 8: return kDotKeys<3, 8, Keys>[passes - 1];
+    case 3 * 16 + 4: return kDotKeys<3, 4, Keys>[passes - 1];
+    case 4 * 16 + 2: return kDotKeys<4, 2, Keys>[passes - 1];
+    case 8 * 16 + 1: return kDotKeys<8, 1, Keys>[passes - 1];
   }
   return nullptr;
 }
@@ -336,11 +388,16 @@ const DotValues* values_dots(const SideLayout& layout, int passes) noexcept {
 
 bool supports(const SideLayout& layout) noexcept {
   if (!layout.packed() || layout.head_dim() > Simd::kLargestHeadDim) return false;
-  if (layout.side() == Side::kValue) return values_dots<true>(layout, 1) != nullptr;
+  if (layout.side() == Side::kValue) {
+    // A group of channels must be whole runs of blocks that load weights together.
+    const bool whole = layout.axis() == QuantAxis::kPerChannel || layout.inner_fields() == 1 ||
+                       layout.group_size() % (kValueBlocksInGroup * kLanes) == 0;
+    return whole && values_dots<true>(layout, 1) != nullptr;
+  }
   // A group of channels must be whole columns of granules.
   const bool whole = layout.axis() == QuantAxis::kPerChannel ||
                      layout.group_size() % (4 * layout.inner_fields()) == 0;
-  return whole && keys_dots<PerTokenScores>(layout, 1) != nullptr;
+  return whole && keys_dots<PerTokenKeys>(layout, 1) != nullptr;
 }
 
 int passes_of(DecodeDots precision) noexcept {

@@ -17,7 +17,8 @@ namespace {
 
 // S is Simd: a parameter, so that what one pass needs is asked of those alone that have it.
 template <typename S>
-void prepare_queries(const DecodeQueries& q, int32_t rows) noexcept {
+void prepare_queries(const DecodeQueries& q, int32_t rows, DecodeDots precision) noexcept {
+  const int passes = passes_of(precision);
   const int32_t vectors = q.fixed_dim / kFixedLanes;
   for (int32_t r = 0; r < rows; ++r) {
     const float* from = q.f32 + r * q.padded_dim;
@@ -37,9 +38,10 @@ void prepare_queries(const DecodeQueries& q, int32_t rows) noexcept {
           c + kVectorFloats < q.padded_dim ? Simd::load(from + c + kVectorFloats) : Floats{};
       const auto x = Simd::round(Simd::load(from + c) * inverse, second * inverse);
       Simd::store_fixed(fixed + c, x);
-      Simd::store_weights(x, q.weights + (r * vectors + i) * kWeightBytes);
+      if (passes == 2) Simd::store_weights(x, q.weights + (r * vectors + i) * kWeightBytes);
     }
     if constexpr (S::kOnePass) {
+      if (passes == 2) continue;
       const auto scale = S::byte_scale(Simd::round(Simd::splat(top) * inverse, Floats{}));
       q.unit8[r] = unit * scale.unit;
       for (int32_t i = 0; i < vectors; ++i) {
@@ -50,120 +52,123 @@ void prepare_queries(const DecodeQueries& q, int32_t rows) noexcept {
   }
 }
 
-// sums[i]: of the lanes of x[i].
+// sums[i]: of the lanes of x[i]. Both have room for whole fours.
 LOWKEY_INLINE void sum_all_lanes(Floats* x, int32_t count, float* sums) {
-  int32_t i = 0;
-  for (; i + 4 < count; i += kVectorFloats) {
-    for (int32_t j = count; j < i + kVectorFloats; ++j) x[j] = Floats{};
-    float some[kVectorFloats];
-    Simd::store(some, Simd::sum_each(x + i));
-    const int32_t now = count - i < kVectorFloats ? count - i : kVectorFloats;
-    __builtin_memcpy(sums + i, some, static_cast<size_t>(now) * sizeof(float));
-  }
-  for (; i < count; ++i) sums[i] = Simd::sum_lanes(x[i]);
+  for (int32_t i = count; i % 4 != 0; ++i) x[i] = Floats{};
+  for (int32_t i = 0; i < count; i += 4) Simd::sum_four(x + i, sums + i);
 }
 
-// Folds the query rows with the scales of one group of tokens: weights for dot_keys, the unit of
-// its sums, and the zero points' share of every score, its lanes still to be summed. kVectors:
-// fixed-point vectors in a row (head_dim 64 has 2, 128 has 4), or 0 where only q knows.
+// What fold_keys() makes of the scales of a page's groups of tokens: weights for the inner loop,
+// the unit of its sums, and the zero points' share of every score.
+struct FoldedKeys {
+  std::byte* weights;                          // [groups, kMaxDecodeRows, vectors, kWeightBytes]
+  float unit[kTilesPerPage * kMaxDecodeRows];  // [groups, rows]
+  float zero[kTilesPerPage * kMaxDecodeRows];  // [groups, rows]
+};
+
+// kVectors: fixed-point vectors in a row (head_dim 64 has 2, 128 has 4), or 0 where only q knows.
+// All groups at once: in memory parameters come before codes, and the folds' long chains overlap.
+// Here as in all of decode, each line of memory is first touched in the order of addresses: reading
+// the scales of all groups before their zero points cost a quarter of the rate.
 template <typename S, int kVectors>
-LOWKEY_NOINLINE void fold_keys(const SideLayout& layout, const Half* scale, const DecodeQueries& q,
-                               int32_t first_row, int32_t rows, int passes, std::byte* weights,
-                               float* unit, Floats* zero) noexcept {
+LOWKEY_NOINLINE void fold_keys(const SideLayout& layout, const Half* scales, int32_t groups,
+                               const DecodeQueries& q, int32_t first_row, int32_t rows, int passes,
+                               FoldedKeys& folded) noexcept {
   constexpr int kMost = kVectors > 0 ? kVectors : kMaxHeadDim / kFixedLanes;
   const int32_t dim = kVectors > 0 ? kVectors * kFixedLanes : layout.head_dim();
   const int32_t vectors = kVectors > 0 ? kVectors : q.fixed_dim / kFixedLanes;
-  const Half* zero_point = scale + layout.zero_point_stride();
-  const int exponent = Simd::largest_exponent(scale, dim);
-  const float fold_unit = power_of_two(exponent - 29 + 15);  // multiply() divides by 2^15
-  typename Simd::Fixed s[kMost];
-  Floats z[2 * kMost];
+  Floats zero[kTilesPerPage * kMaxDecodeRows];  // lanes still to be summed
+  for (int32_t g = 0; g < groups; ++g) {
+    const Half* scale = scales + g * 2 * dim;
+    const Half* zero_point = scale + dim;
+    typename Simd::Fixed largest{};
 #pragma GCC unroll 4
-  for (int32_t i = 0; i < vectors; ++i) s[i] = Simd::to_fixed(scale + i * kFixedLanes, exponent);
+    for (int32_t i = 0; i < dim / kFixedLanes; ++i) {
+      largest = Simd::larger(largest, Simd::load_halves(scale + i * kFixedLanes));
+    }
+    if (kVectors == 0 && dim % kFixedLanes != 0) {
+      largest =
+          Simd::larger(largest, Simd::load_few_halves(scale + dim / kFixedLanes * kFixedLanes));
+    }
+    const typename Simd::Exponent exponent = Simd::exponent(largest);
+    const float fold_unit = Simd::power(exponent, -29 + 15);  // multiply() divides by 2^15
+    typename Simd::Fixed s[kMost];
+    Floats z[2 * kMost];
+#pragma GCC unroll 4
+    for (int32_t i = 0; i < vectors; ++i) {
+      s[i] = Simd::to_fixed(scale + i * kFixedLanes, exponent);
+    }
 #pragma GCC unroll 8
-  for (int32_t c = 0; c < dim; c += kVectorFloats) {
-    z[c / kVectorFloats] = Simd::load_half(zero_point + c);
-  }
-  for (int32_t r = 0; r < rows; ++r) {
-    const float* from = q.f32 + (first_row + r) * q.padded_dim;
-    Floats sum = z[0] * Simd::load(from);
+    for (int32_t c = 0; c < dim; c += kVectorFloats) {
+      z[c / kVectorFloats] = Simd::load_half(zero_point + c);
+    }
+    for (int32_t r = 0; r < rows; ++r) {
+      const float* from = q.f32 + (first_row + r) * q.padded_dim;
+      Floats even = z[0] * Simd::load(from), odd = {};
 #pragma GCC unroll 8
-    for (int32_t c = kVectorFloats; c < dim; c += kVectorFloats) {
-      sum += z[c / kVectorFloats] * Simd::load(from + c);
-    }
-    zero[r] = sum;
-    const int16_t* fixed = q.fixed + (first_row + r) * q.fixed_dim;
-    std::byte* to = weights + r * vectors * kWeightBytes;
-    unit[r] = q.unit[first_row + r] * fold_unit;
-    if (passes == 2) {
-#pragma GCC unroll 4
-      for (int32_t i = 0; i < vectors; ++i) {
-        Simd::store_weights(Simd::multiply(Simd::load_fixed(fixed + i * kFixedLanes), s[i]),
-                            to + i * kWeightBytes);
+      for (int32_t c = kVectorFloats; c < dim; c += kVectorFloats) {
+        (c / kVectorFloats % 2 ? odd : even) += z[c / kVectorFloats] * Simd::load(from + c);
       }
-      continue;
-    }
-    if constexpr (S::kOnePass) {
-      typename Simd::Fixed x[kMost];
-      typename Simd::Fixed largest{};
+      zero[g * rows + r] = even + odd;
+      const int16_t* fixed = q.fixed + (first_row + r) * q.fixed_dim;
+      std::byte* to = folded.weights + (int64_t{g} * kMaxDecodeRows + r) * vectors * kWeightBytes;
+      float& unit = folded.unit[g * rows + r];
+      unit = q.unit[first_row + r] * fold_unit;
+      if (passes == 2) {
 #pragma GCC unroll 4
-      for (int32_t i = 0; i < vectors; ++i) {
-        x[i] = Simd::multiply(Simd::load_fixed(fixed + i * kFixedLanes), s[i]);
-        largest = S::larger_magnitude(largest, x[i]);
+        for (int32_t i = 0; i < vectors; ++i) {
+          Simd::store_weights(Simd::multiply(Simd::load_fixed(fixed + i * kFixedLanes), s[i]),
+                              to + i * kWeightBytes);
+        }
+        continue;
       }
-      const auto byte_scale = S::byte_scale(largest);
-      unit[r] *= byte_scale.unit;
+      if constexpr (S::kOnePass) {
+        typename Simd::Fixed x[kMost];
+        typename Simd::Fixed top{};
 #pragma GCC unroll 4
-      for (int32_t i = 0; i < vectors; ++i) {
-        S::store_weights8(x[i], byte_scale, to + i * kWeightBytes);
+        for (int32_t i = 0; i < vectors; ++i) {
+          x[i] = Simd::multiply(Simd::load_fixed(fixed + i * kFixedLanes), s[i]);
+          top = S::larger_magnitude(top, x[i]);
+        }
+        const auto byte_scale = S::byte_scale(top);
+        unit *= byte_scale.unit;
+#pragma GCC unroll 4
+        for (int32_t i = 0; i < vectors; ++i) {
+          S::store_weights8(x[i], byte_scale, to + i * kWeightBytes);
+        }
       }
     }
   }
+  sum_all_lanes(zero, groups * rows, folded.zero);
 }
 
 void score_per_channel(const SideLayout& layout, const std::byte* side, int32_t num_tiles,
                        const DecodeQueries& q, int32_t first_row, int32_t rows, int passes,
-                       std::byte* weights, ReadAhead ahead, float* scores) noexcept {
-  const auto* dots = keys_dots<PerChannelScores>(layout, passes);
-  const auto* halves = reinterpret_cast<const Half*>(side);
-  const int32_t columns = layout.head_dim() / 4 / layout.inner_fields();
+                       std::byte* weights, float* scores) noexcept {
+  const auto* dots = keys_dots<PerChannelKeys>(layout, passes);
   const int64_t row_stride = int64_t{q.fixed_dim} / kFixedLanes * kWeightBytes;
-  const int32_t tiles_per_group = layout.group_size() / kTileTokens;
-  const int32_t groups = (num_tiles + tiles_per_group - 1) / tiles_per_group;
-  float unit[kTilesPerPage][kMaxDecodeRows], zero[kTilesPerPage * kMaxDecodeRows];
-  Floats zero_lanes[kTilesPerPage * kMaxDecodeRows];
-  // All groups first: in memory parameters come before codes, and the folds' long chains overlap.
+  const int32_t log_tiles = __builtin_ctz(static_cast<uint32_t>(layout.group_size() / kTileTokens));
+  FoldedKeys folded;
+  folded.weights = weights;
   const auto fold = layout.head_dim() == 64    ? fold_keys<Simd, 2>
                     : layout.head_dim() == 128 ? fold_keys<Simd, 4>
                                                : fold_keys<Simd, 0>;
-  for (int32_t g = 0; g < groups; ++g) {
-    fold(layout, halves + layout.scale_index(g * layout.group_size(), 0), q, first_row, rows,
-         passes, weights + g * kMaxDecodeRows * row_stride, unit[g], zero_lanes + g * rows);
-  }
-  sum_all_lanes(zero_lanes, groups * rows, zero);
-  for (int32_t tile = 0; tile < num_tiles; ++tile) {
-    read_ahead(ahead, tile, num_tiles);
-    const int32_t g = tile / tiles_per_group;
-    const std::byte* codes = side + layout.codes_offset() + tile * layout.tile_codes_bytes();
-    const std::byte* tile_weights = weights + g * kMaxDecodeRows * row_stride;
-    for (int32_t r = 0, now; r < rows; r += now) {
-      now = rows_now(rows - r);
-      dots[now - 1](
-          codes, columns, tile_weights + r * row_stride, row_stride,
-          {unit[g] + r, zero + g * rows + r, scores + r * kPageTokens + tile * kTileTokens});
-    }
+  fold(layout, reinterpret_cast<const Half*>(side), ((num_tiles - 1) >> log_tiles) + 1, q,
+       first_row, rows, passes, folded);
+  for (int32_t r = 0, now; r < rows; r += now) {
+    now = rows_now(rows - r);
+    dots[now - 1]({side + layout.codes_offset(), layout.tile_codes_bytes(), num_tiles,
+                   layout.head_dim() / 4 / layout.inner_fields(), weights + r * row_stride,
+                   row_stride, log_tiles, rows, folded.unit + r, folded.zero + r,
+                   scores + r * kPageTokens});
   }
 }
 
 void score_per_token(const SideLayout& layout, const std::byte* side, int32_t num_tiles,
                      const DecodeQueries& q, int32_t first_row, int32_t rows, int passes,
-                     ReadAhead ahead, float* scores) noexcept {
-  const auto* dots = keys_dots<PerTokenScores>(layout, passes);
-  const auto* halves = reinterpret_cast<const Half*>(side);
+                     float* scores) noexcept {
+  const auto* dots = keys_dots<PerTokenKeys>(layout, passes);
   const int32_t group = layout.group_size(), num_groups = layout.head_dim() / group;
-  const int32_t columns = group / 4 / layout.inner_fields();
-  const int32_t group_bytes =
-      columns * layout.granule_bytes() * 2 / (layout.fields() / layout.inner_fields());
   const int64_t row_stride = int64_t{q.fixed_dim} / kFixedLanes * kWeightBytes;
   const std::byte* weights = (passes == 2 ? q.weights : q.weights8) + first_row * row_stride;
   const float* unit = (passes == 2 ? q.unit : q.unit8) + first_row;
@@ -176,32 +181,24 @@ void score_per_token(const SideLayout& layout, const std::byte* side, int32_t nu
       query_sum[g][r] = Simd::sum_lanes(sum);
     }
   }
-  for (int32_t tile = 0; tile < num_tiles; ++tile) {
-    const std::byte* codes = side + layout.codes_offset() + tile * layout.tile_codes_bytes();
-    const Half* scale = halves + layout.scale_index(tile * kTileTokens, 0);
-    read_ahead(ahead, tile, num_tiles);
-    for (int32_t g = 0; g < num_groups; ++g, scale += kTileTokens) {
-      for (int32_t r = 0, now; r < rows; r += now) {
-        now = rows_now(rows - r);
-        // Eight bytes of weights per four channels.
-        dots[now - 1](codes + g * group_bytes, columns, weights + r * row_stride + g * group * 2,
-                      row_stride,
-                      {unit + r, query_sum[g] + r, scale, scale + layout.zero_point_stride(),
-                       g == 0, scores + r * kPageTokens + tile * kTileTokens});
-      }
-    }
+  for (int32_t r = 0, now; r < rows; r += now) {
+    now = rows_now(rows - r);
+    // Eight bytes of weights per four channels.
+    dots[now - 1]({side + layout.codes_offset(), layout.tile_codes_bytes(), num_tiles,
+                   group / 4 / layout.inner_fields(), weights + r * row_stride, row_stride,
+                   num_groups, group * 2, unit + r, query_sum[0] + r,
+                   reinterpret_cast<const Half*>(side), scores + r * kPageTokens});
   }
 }
 
 void score_packed(const SideLayout& layout, const std::byte* side, int32_t num_tiles,
                   const DecodeQueries& q, int32_t first_row, int32_t rows, DecodeDots precision,
-                  const DecodeBuffer& buffer, ReadAhead ahead, float* scores) noexcept {
+                  const DecodeBuffer& buffer, float* scores) noexcept {
   const int passes = passes_of(precision);
   if (layout.axis() == QuantAxis::kPerChannel) {
-    score_per_channel(layout, side, num_tiles, q, first_row, rows, passes, buffer.weights, ahead,
-                      scores);
+    score_per_channel(layout, side, num_tiles, q, first_row, rows, passes, buffer.weights, scores);
   } else {
-    score_per_token(layout, side, num_tiles, q, first_row, rows, passes, ahead, scores);
+    score_per_token(layout, side, num_tiles, q, first_row, rows, passes, scores);
   }
 }
 
@@ -300,14 +297,13 @@ constexpr ScoreSixteen kScoreSixteen[4] = {score_sixteen<kIsF32, 1, kVectors>,
 
 template <bool kIsF32>
 void score_rows_of(const std::byte* keys, int64_t count, int32_t head_dim, const DecodeQueries& q,
-                   int32_t first_row, int32_t rows, ReadAhead ahead, float* scores) noexcept {
+                   int32_t first_row, int32_t rows, float* scores) noexcept {
   const int64_t row_bytes = int64_t{head_dim} * (kIsF32 ? 4 : 2);
   const ScoreSixteen* score = head_dim == 64    ? kScoreSixteen<kIsF32, 4>
                               : head_dim == 128 ? kScoreSixteen<kIsF32, 8>
                                                 : kScoreSixteen<kIsF32, 0>;
   const auto parts = static_cast<int32_t>((count + kVectorFloats - 1) / kVectorFloats);
   for (int32_t part = 0; part < parts; ++part) {
-    read_ahead(ahead, part, parts);
     const int64_t t = part * kVectorFloats;
     const auto now = static_cast<int32_t>(count - t < kVectorFloats ? count - t : kVectorFloats);
     for (int32_t r = 0, together; r < rows; r += together) {
@@ -320,12 +316,11 @@ void score_rows_of(const std::byte* keys, int64_t count, int32_t head_dim, const
 }
 
 void score_rows(const std::byte* keys, bool is_f32, int64_t count, int32_t head_dim,
-                const DecodeQueries& q, int32_t first_row, int32_t rows, ReadAhead ahead,
-                float* scores) noexcept {
+                const DecodeQueries& q, int32_t first_row, int32_t rows, float* scores) noexcept {
   if (is_f32) {
-    score_rows_of<true>(keys, count, head_dim, q, first_row, rows, ahead, scores);
+    score_rows_of<true>(keys, count, head_dim, q, first_row, rows, scores);
   } else {
-    score_rows_of<false>(keys, count, head_dim, q, first_row, rows, ahead, scores);
+    score_rows_of<false>(keys, count, head_dim, q, first_row, rows, scores);
   }
 }
 
@@ -346,17 +341,16 @@ float softmax_page(float* scores, int64_t count, SoftmaxState* state, float* acc
     Simd::store(scores + t, p);
     sum += p;
   }
-  if (top > state->top) {
-    // The first page a row sees comes from -infinity: exp gives 0 and the empty sum stays empty.
-    const float shrink = Simd::first_lane(Simd::exp(Simd::splat(state->top - top)));
-    state->sum *= shrink;
-    state->top = top;
-    for (int32_t c = 0; c < padded_dim; c += kVectorFloats) {
-      Simd::store(acc + c, Simd::load(acc + c) * Simd::splat(shrink));
-    }
+  // No branch on whether the maximum moved: where it is mispredicted, the values' reads start over.
+  // The first page a row sees comes from -infinity: exp gives 0 and the empty sum stays empty.
+  const float new_top = top > state->top ? top : state->top;
+  const Floats weights = Simd::exp(Simd::pair(state->top - new_top, top - new_top));
+  const float shrink = Simd::first_lane(weights), factor = Simd::second_lane(weights);
+  state->top = new_top;
+  state->sum = state->sum * shrink + factor * Simd::sum_lanes(sum);
+  for (int32_t c = 0; c < padded_dim; c += kVectorFloats) {
+    Simd::store(acc + c, Simd::load(acc + c) * Simd::splat(shrink));
   }
-  const float factor = Simd::first_lane(Simd::exp(Simd::splat(top - state->top)));
-  state->sum += factor * Simd::sum_lanes(sum);
   return factor;
 }
 
@@ -368,132 +362,179 @@ LOWKEY_INLINE typename Simd::Fixed fixed_probabilities(const float* p) {
   return Simd::round(Simd::load(p) * top, Simd::load(p + kVectorFloats) * top);
 }
 
-// Stores x as weights in `passes` passes; the unit changes with one.
-template <typename S>
-LOWKEY_INLINE void store_value_weights(typename Simd::Fixed x, int passes, std::byte* to,
-                                       float& unit) {
-  if (passes == 2) {
-    Simd::store_weights(x, to);
-    return;
+// A page's probabilities and what they are folded to.
+struct FoldedValues {
+  const float* p;       // [rows, kPageTokens], zero beyond the tokens meant
+  const float* factor;  // [rows]
+  int32_t rows, num_tiles;
+  std::byte* weights;  // [tiles, kMaxDecodeRows, groups, kWeightBytes]
+  int64_t row_stride;  // bytes: of a row's groups
+  float unit[kTilesPerPage * kMaxDecodeRows * kMaxValueGroups];  // [tiles, kMaxDecodeRows, groups]
+  float probability_sum[kTilesPerPage * kMaxDecodeRows];         // per channel: [tiles, rows]
+};
+
+// kGroups groups of channels, from `first_group` on, of all tiles: weights and units; and adds the
+// zero points' sums to acc.
+template <typename S, int kGroups>
+LOWKEY_NOINLINE void fold_values(const SideLayout& layout, const Half* scales, int32_t first_group,
+                                 int passes, FoldedValues& v, float* acc,
+                                 int32_t padded_dim) noexcept {
+  const int32_t zero_stride = layout.zero_point_stride();
+  Floats zero[kMaxDecodeRows][4];
+  for (int32_t r = 0; r < v.rows; ++r) {
+#pragma GCC unroll 4
+    for (int g = 0; g < 4; ++g) zero[r][g] = Floats{};
   }
-  if constexpr (S::kOnePass) {
-    const auto scale = S::byte_scale(S::larger_magnitude(typename Simd::Fixed{}, x));
-    unit *= scale.unit;
-    S::store_weights8(x, scale, to);
+#pragma GCC unroll 1
+  for (int32_t tile = 0; tile < v.num_tiles; ++tile) {
+    // A tile: scales of its groups, 32 tokens each, then zero points.
+    const Half* scale = scales + tile * 2 * zero_stride + first_group * kTileTokens;
+    typename Simd::Fixed halves[4] = {};
+#pragma GCC unroll 4
+    for (int g = 0; g < kGroups; ++g) halves[g] = Simd::load_halves(scale + g * kTileTokens);
+    typename Simd::Exponent exponent[4];
+    Simd::exponents(halves, exponent);
+    typename Simd::Fixed s[kGroups];
+    Floats z[kGroups][2];
+    float fold_unit[kGroups];
+#pragma GCC unroll 4
+    for (int g = 0; g < kGroups; ++g) {
+      const Half* zero_point = scale + zero_stride + g * kTileTokens;
+      s[g] = Simd::to_fixed(scale + g * kTileTokens, exponent[g]);
+      z[g][0] = Simd::load_half(zero_point);
+      z[g][1] = Simd::load_half(zero_point + kVectorFloats);
+      fold_unit[g] = Simd::power(exponent[g], -29 + 15) * (1.0f / kFixedTop);
+    }
+#pragma GCC unroll 1
+    for (int32_t r = 0; r < v.rows; ++r) {
+      const float* p = v.p + r * kPageTokens + tile * kTileTokens;
+      const Floats p0 = Simd::load(p), p1 = Simd::load(p + kVectorFloats);
+      const auto fixed = fixed_probabilities(p);
+      const int32_t at = tile * kMaxDecodeRows + r;
+      std::byte* to = v.weights + at * v.row_stride + first_group * kWeightBytes;
+      float* unit = v.unit + at * kMaxValueGroups + first_group;
+      typename Simd::Fixed x[4] = {};
+#pragma GCC unroll 4
+      for (int g = 0; g < kGroups; ++g) {
+        zero[r][g] += z[g][0] * p0 + z[g][1] * p1;
+        x[g] = Simd::multiply(fixed, s[g]);
+        unit[g] = v.factor[r] * fold_unit[g];
+      }
+      if (passes == 2) {
+#pragma GCC unroll 4
+        for (int g = 0; g < kGroups; ++g) Simd::store_weights(x[g], to + g * kWeightBytes);
+        continue;
+      }
+      if constexpr (S::kOnePass) {
+        typename S::ByteScale byte_scale[4];
+        S::byte_scales(x, byte_scale);
+#pragma GCC unroll 4
+        for (int g = 0; g < kGroups; ++g) {
+          unit[g] *= byte_scale[g].unit;
+          S::store_weights8(x[g], byte_scale[g], to + g * kWeightBytes);
+        }
+      }
+    }
+  }
+  for (int32_t r = 0; r < v.rows; ++r) {
+    float sum[4];
+    Simd::sum_four(zero[r], sum);
+    for (int g = 0; g < kGroups; ++g) {
+      const Floats all = Simd::splat(v.factor[r] * sum[g]);
+      float* to = acc + r * padded_dim + (first_group + g) * layout.group_size();
+      for (int32_t c = 0; c < layout.group_size(); c += kVectorFloats) {
+        Simd::store(to + c, Simd::load(to + c) + all);
+      }
+    }
+  }
+}
+
+// With a scale per channel, which multiplies the sums: weights are the probabilities.
+template <typename S>
+LOWKEY_NOINLINE void fold_probabilities(int passes, FoldedValues& v) noexcept {
+  for (int32_t tile = 0; tile < v.num_tiles; ++tile) {
+    for (int32_t r = 0; r < v.rows; ++r) {
+      const float* p = v.p + r * kPageTokens + tile * kTileTokens;
+      const auto fixed = fixed_probabilities(p);
+      const int32_t at = tile * kMaxDecodeRows + r;
+      std::byte* to = v.weights + at * v.row_stride;
+      float& unit = v.unit[at * kMaxValueGroups];
+      v.probability_sum[at] =
+          v.factor[r] * Simd::sum_lanes(Simd::load(p) + Simd::load(p + kVectorFloats));
+      unit = v.factor[r] * (1.0f / kFixedTop);
+      if (passes == 2) {
+        Simd::store_weights(fixed, to);
+        continue;
+      }
+      if constexpr (S::kOnePass) {
+        const auto scale = S::byte_scale(S::larger_magnitude(typename Simd::Fixed{}, fixed));
+        unit *= scale.unit;
+        S::store_weights8(fixed, scale, to);
+      }
+    }
   }
 }
 
 template <bool kPerChannel>
 void add_packed_axis(const SideLayout& layout, const std::byte* side, int32_t count,
                      const float* p_in, const float* factor, int32_t rows, int passes,
-                     std::byte* buffer, ReadAhead ahead, float* acc, int32_t padded_dim) noexcept {
-  const DotValues* dots = values_dots<kPerChannel>(layout, passes);
-  const auto* halves = reinterpret_cast<const Half*>(side);
-  const int32_t num_tiles = (count + kTileTokens - 1) / kTileTokens;
-  const int32_t group = layout.group_size();
-  const int32_t num_groups = kPerChannel ? 1 : layout.head_dim() / group;
+                     std::byte* buffer, float* acc, int32_t padded_dim) noexcept {
+  const auto* scales = reinterpret_cast<const Half*>(side);
   const int32_t num_blocks = layout.head_dim() / kLanes;
-  const int32_t inner = layout.inner_fields();
-  const int32_t column_bytes = layout.tile_codes_bytes() / (num_blocks / inner);
-  const int64_t row_stride = int64_t{num_groups} * kWeightBytes;
-
+  const int32_t num_groups = kPerChannel ? 1 : layout.head_dim() / layout.group_size();
+  FoldedValues v;
+  v.p = p_in;
+  v.factor = factor;
+  v.rows = rows;
+  v.num_tiles = (count + kTileTokens - 1) / kTileTokens;
+  v.weights = buffer;
+  v.row_stride = int64_t{num_groups} * kWeightBytes;
   // Probabilities of tokens beyond `count` are somebody else's (exact rows).
-  float last[kMaxDecodeRows][kTileTokens];
-  const int32_t whole_tiles = count / kTileTokens;
-  if (whole_tiles < num_tiles) {
+  float some[kMaxDecodeRows * kPageTokens];
+  if (count < kPageTokens) {
     for (int32_t r = 0; r < rows; ++r) {
-      for (int32_t t = 0; t < kTileTokens; ++t) {
-        const int32_t token = whole_tiles * kTileTokens + t;
-        last[r][t] = token < count ? p_in[r * kPageTokens + token] : 0.0f;
+      float* row = some + r * kPageTokens;
+      for (int32_t t = 0; t < kPageTokens; ++t) {
+        row[t] = t < count ? p_in[r * kPageTokens + t] : 0.0f;
       }
     }
+    v.p = some;
   }
-  const float* p[kTilesPerPage][kMaxDecodeRows];
-  for (int32_t tile = 0; tile < num_tiles; ++tile) {
-    for (int32_t r = 0; r < rows; ++r) {
-      p[tile][r] = tile < whole_tiles ? p_in + r * kPageTokens + tile * kTileTokens : last[r];
+  int32_t group_of[kMaxValueGroups] = {};
+  if constexpr (kPerChannel) {
+    fold_probabilities<Simd>(passes, v);
+  } else {
+    int32_t g = 0;
+    for (; g + 4 <= num_groups; g += 4) {
+      fold_values<Simd, 4>(layout, scales, g, passes, v, acc, padded_dim);
+    }
+    for (; g + 2 <= num_groups; g += 2) {
+      fold_values<Simd, 2>(layout, scales, g, passes, v, acc, padded_dim);
+    }
+    if (g < num_groups) fold_values<Simd, 1>(layout, scales, g, passes, v, acc, padded_dim);
+    const int32_t blocks_in_group = layout.group_size() / kLanes;
+    for (int32_t block = 0, in_group = 0, group = 0; block < num_blocks; ++block) {
+      group_of[block] = group;
+      if (++in_group == blocks_in_group) in_group = 0, ++group;
     }
   }
-
-  // Weights of all tiles first, as for keys; with them the zero points' sums.
-  float unit[kTilesPerPage][kMaxDecodeRows][kMaxHeadDim / kLanes];  // by group
-  float probability_sum[kTilesPerPage][kMaxDecodeRows];             // per channel only
-  typename Simd::Fixed fixed[kTilesPerPage][kMaxDecodeRows];
-  for (int32_t tile = 0; tile < num_tiles; ++tile) {
-    for (int32_t r = 0; r < rows; ++r) fixed[tile][r] = fixed_probabilities(p[tile][r]);
-  }
-  for (int32_t g = 0; g < num_groups; ++g) {
-    Floats zero[kMaxDecodeRows];
-    for (int32_t r = 0; r < rows; ++r) zero[r] = Floats{};
-    for (int32_t tile = 0; tile < num_tiles; ++tile) {
-      std::byte* weights = buffer + (tile * kMaxDecodeRows * num_groups + g) * kWeightBytes;
-      if constexpr (kPerChannel) {
-        for (int32_t r = 0; r < rows; ++r) {
-          unit[tile][r][0] = factor[r] * (1.0f / kFixedTop);
-          store_value_weights<Simd>(fixed[tile][r], passes, weights + r * row_stride,
-                                    unit[tile][r][0]);
-          probability_sum[tile][r] =
-              factor[r] *
-              Simd::sum_lanes(Simd::load(p[tile][r]) + Simd::load(p[tile][r] + kVectorFloats));
-        }
-      } else {
-        // A tile: scales of its groups, 32 tokens each, then zero points.
-        const Half* scale = halves + tile * 2 * layout.zero_point_stride() + g * kTileTokens;
-        const Half* zero_point = scale + layout.zero_point_stride();
-        const int exponent = Simd::largest_exponent(scale, kTileTokens);
-        const auto s = Simd::to_fixed(scale, exponent);
-        const float fold_unit = power_of_two(exponent - 29 + 15) * (1.0f / kFixedTop);
-        const Floats z0 = Simd::load_half(zero_point),
-                     z1 = Simd::load_half(zero_point + kVectorFloats);
-        for (int32_t r = 0; r < rows; ++r) {
-          zero[r] += z0 * Simd::load(p[tile][r]) + z1 * Simd::load(p[tile][r] + kVectorFloats);
-          unit[tile][r][g] = factor[r] * fold_unit;
-          store_value_weights<Simd>(Simd::multiply(fixed[tile][r], s), passes,
-                                    weights + r * row_stride, unit[tile][r][g]);
-        }
-      }
-    }
-    if constexpr (!kPerChannel) {
-      for (int32_t r = 0; r < rows; ++r) {
-        const Floats all = Simd::splat(factor[r] * Simd::sum_lanes(zero[r]));
-        float* to = acc + r * padded_dim + g * group;
-        for (int32_t c = 0; c < group; c += kVectorFloats)
-          Simd::store(to + c, Simd::load(to + c) + all);
-      }
-    }
-  }
-
-  int32_t group_of[kMaxHeadDim / kLanes] = {};
-  if constexpr (!kPerChannel) {
-    for (int32_t g = 0, block = 0; g < num_groups; ++g) {
-      for (int32_t c = 0; c < group; c += kLanes) group_of[block++] = g;
-    }
-  }
-  for (int32_t tile = 0; tile < num_tiles; ++tile) {
-    const std::byte* codes = side + layout.codes_offset() + tile * layout.tile_codes_bytes();
-    read_ahead(ahead, tile, num_tiles);
-    const Half* scale = halves + (kPerChannel ? layout.scale_index(tile * kTileTokens, 0) : 0);
-    for (int32_t block = 0; block < num_blocks; block += inner) {
-      for (int32_t r = 0, now; r < rows; r += now) {
-        now = rows_now(rows - r);
-        dots[now - 1](codes, group_of + block,
-                      {buffer + tile * kMaxDecodeRows * row_stride + r * row_stride, row_stride,
-                       unit[tile][r], kMaxHeadDim / kLanes, scale + block * kLanes,
-                       layout.zero_point_stride(), probability_sum[tile] + r,
-                       acc + r * padded_dim + block * kLanes, padded_dim});
-      }
-      codes += column_bytes;
-    }
+  const DotValues* dots = values_dots<kPerChannel>(layout, passes);
+  for (int32_t r = 0, now; r < rows; r += now) {
+    now = rows_now(rows - r);
+    dots[now - 1]({side + layout.codes_offset(), layout.tile_codes_bytes(), v.num_tiles,
+                   num_blocks / layout.inner_fields(), group_of, v.weights + r * v.row_stride,
+                   v.row_stride, v.unit + r * kMaxValueGroups, scales, layout.head_dim(),
+                   __builtin_ctz(static_cast<uint32_t>(layout.group_size() / kTileTokens) | 8u),
+                   v.probability_sum + r, acc + r * padded_dim, padded_dim});
   }
 }
 
 void add_packed(const SideLayout& layout, const std::byte* side, int32_t count, const float* p,
                 const float* factor, int32_t rows, DecodeDots precision, const DecodeBuffer& buffer,
-                ReadAhead ahead, float* acc, int32_t padded_dim) noexcept {
+                float* acc, int32_t padded_dim) noexcept {
   const auto add =
       layout.axis() == QuantAxis::kPerChannel ? add_packed_axis<true> : add_packed_axis<false>;
-  add(layout, side, count, p, factor, rows, passes_of(precision), buffer.weights, ahead, acc,
-      padded_dim);
+  add(layout, side, count, p, factor, rows, passes_of(precision), buffer.weights, acc, padded_dim);
 }
 
 template <bool kIsF32, int kRows, int kColumns>
@@ -549,12 +590,10 @@ void add_rows_of(const std::byte* values, int64_t count, int32_t head_dim, const
 
 template <bool kIsF32>
 void add_rows_in_portions(const std::byte* values, int64_t count, int32_t head_dim, const float* p,
-                          const float* factor, int32_t rows, ReadAhead ahead, float* acc,
+                          const float* factor, int32_t rows, float* acc,
                           int32_t padded_dim) noexcept {
   const int64_t row_bytes = int64_t{head_dim} * (kIsF32 ? 4 : 2);
   for (int64_t t = 0; t < count; t += kTileTokens) {
-    read_ahead(ahead, static_cast<int32_t>(t / kTileTokens),
-               static_cast<int32_t>((count + kTileTokens - 1) / kTileTokens));
     const std::byte* from = values + t * row_bytes;
     const int64_t tokens = count - t < kTileTokens ? count - t : kTileTokens;
     for (int32_t r = 0, now; r < rows; r += now) {
@@ -583,12 +622,11 @@ void add_rows_in_portions(const std::byte* values, int64_t count, int32_t head_d
 }
 
 void add_rows(const std::byte* values, bool is_f32, int64_t count, int32_t head_dim, const float* p,
-              const float* factor, int32_t rows, ReadAhead ahead, float* acc,
-              int32_t padded_dim) noexcept {
+              const float* factor, int32_t rows, float* acc, int32_t padded_dim) noexcept {
   if (is_f32) {
-    add_rows_in_portions<true>(values, count, head_dim, p, factor, rows, ahead, acc, padded_dim);
+    add_rows_in_portions<true>(values, count, head_dim, p, factor, rows, acc, padded_dim);
   } else {
-    add_rows_in_portions<false>(values, count, head_dim, p, factor, rows, ahead, acc, padded_dim);
+    add_rows_in_portions<false>(values, count, head_dim, p, factor, rows, acc, padded_dim);
   }
 }
 

@@ -46,13 +46,6 @@ struct DecodeQueries {
   int32_t fixed_dim = 0;          // head_dim rounded up to kFixedLanes
 };
 
-// Memory that will be read next: kernels ask for it as they go, a piece per tile. Folding reads
-// little for long, and the hardware prefetches only while it reads, from page to page of memory.
-struct ReadAhead {
-  const std::byte* data = nullptr;
-  int32_t bytes = 0;
-};
-
 // A thread's memory for folded weights: of a page's four tiles, or of its value groups.
 struct DecodeBuffer {
   std::byte* weights = nullptr;
@@ -67,19 +60,18 @@ struct DecodeKernels {
   // Whether score_packed and add_packed know the side; else its tiles are unpacked to floats.
   bool (*supports)(const SideLayout& layout) noexcept;
 
-  // Fills q.fixed, q.unit, q.weights... from q.f32.
-  void (*prepare_queries)(const DecodeQueries& q, int32_t rows) noexcept;
+  // Fills q.fixed and q.unit from q.f32, and q.weights or, for one pass, q.weights8 and q.unit8.
+  void (*prepare_queries)(const DecodeQueries& q, int32_t rows, DecodeDots precision) noexcept;
 
   // scores[r * kPageTokens + t] for the tokens of the first num_tiles tiles of a page's packed
   // keys. Rows [first_row, first_row + rows) of q.
   void (*score_packed)(const SideLayout& layout, const std::byte* side, int32_t num_tiles,
                        const DecodeQueries& q, int32_t first_row, int32_t rows,
-                       DecodeDots precision, const DecodeBuffer& buffer, ReadAhead ahead,
-                       float* scores) noexcept;
+                       DecodeDots precision, const DecodeBuffer& buffer, float* scores) noexcept;
 
   // The same from rows of floats (f16, or f32): scores[r * kPageTokens + t] for t < count.
   void (*score_rows)(const std::byte* keys, bool is_f32, int64_t count, int32_t head_dim,
-                     const DecodeQueries& q, int32_t first_row, int32_t rows, ReadAhead ahead,
+                     const DecodeQueries& q, int32_t first_row, int32_t rows,
                      float* scores) noexcept;
 
   // One row's scores of a page, the first `count` of which it sees -> exp(score - their maximum),
@@ -92,12 +84,11 @@ struct DecodeKernels {
   // values. p: [rows, kPageTokens] in [0, 1]; acc: [rows, padded_dim].
   void (*add_packed)(const SideLayout& layout, const std::byte* side, int32_t count, const float* p,
                      const float* factor, int32_t rows, DecodeDots precision,
-                     const DecodeBuffer& buffer, ReadAhead ahead, float* acc,
-                     int32_t padded_dim) noexcept;
+                     const DecodeBuffer& buffer, float* acc, int32_t padded_dim) noexcept;
 
   // The same from rows of floats.
   void (*add_rows)(const std::byte* values, bool is_f32, int64_t count, int32_t head_dim,
-                   const float* p, const float* factor, int32_t rows, ReadAhead ahead, float* acc,
+                   const float* p, const float* factor, int32_t rows, float* acc,
                    int32_t padded_dim) noexcept;
 };
 

@@ -191,26 +191,45 @@ struct Simd {
     return {{to_words(first), to_words(second)}};
   }
 
-  static LOWKEY_INLINE int largest_exponent(const Half* p, int32_t count) {
-    __m256i largest = _mm256_setzero_si256();
-    for (int32_t i = 0; i < count; i += 16) {
-      largest =
-          _mm256_max_epu16(largest, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p + i)));
-    }
+  // Halves >= 0 are in order as words.
+  static LOWKEY_INLINE Fixed load_halves(const Half* p) {
+    return load_fixed(reinterpret_cast<const int16_t*>(p));
+  }
+  // Sixteen of them, zeros beyond.
+  static LOWKEY_INLINE Fixed load_few_halves(const Half* p) {
+    return {{_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)), _mm256_setzero_si256()}};
+  }
+  static LOWKEY_INLINE Fixed larger(Fixed a, Fixed b) {
+    return {{_mm256_max_epu16(a.part[0], b.part[0]), _mm256_max_epu16(a.part[1], b.part[1])}};
+  }
+
+  // The biased exponent (at least 1) of the largest of 32 halves >= 0.
+  using Exponent = int;
+  static LOWKEY_INLINE Exponent exponent(Fixed x) {
+    const __m256i whole = _mm256_max_epu16(x.part[0], x.part[1]);
     const __m128i half =
-        _mm_max_epu16(_mm256_castsi256_si128(largest), _mm256_extracti128_si256(largest, 1));
+        _mm_max_epu16(_mm256_castsi256_si128(whole), _mm256_extracti128_si256(whole, 1));
     const __m128i least = _mm_minpos_epu16(_mm_xor_si128(half, _mm_set1_epi16(-1)));
     const int exponent = (0xffff - _mm_extract_epi16(least, 0)) >> 10;
     return exponent > 1 ? exponent : 1;
   }
+  // The same of each of four vectors.
+  static LOWKEY_INLINE void exponents(const Fixed* x, Exponent* four) {
+    for (int i = 0; i < 4; ++i) four[i] = exponent(x[i]);
+  }
+  // 2^(exponent + offset)
+  static LOWKEY_INLINE float power(Exponent exponent, int offset) {
+    const int32_t bits = (exponent + offset + 127) << 23;
+    float result;
+    __builtin_memcpy(&result, &bits, 4);
+    return result;
+  }
 
   // No shift of 16-bit lanes by their own counts here: through floats. Halves that are padding may
   // be anything, and saturate.
-  static LOWKEY_INLINE Fixed to_fixed(const Half* p, int exponent) {
-    const int32_t bits = (29 - exponent + 127) << 23;
-    float scale;
-    __builtin_memcpy(&scale, &bits, 4);
-    return round(load_half(p) * splat(scale), load_half(p + 16) * splat(scale));
+  static LOWKEY_INLINE Fixed to_fixed(const Half* p, Exponent exponent) {
+    const Floats scale = splat(power(-exponent, 29));
+    return round(load_half(p) * scale, load_half(p + 16) * scale);
   }
 
   // Words of a quad as dot() wants them: 0, 2, 1, 3.
@@ -240,7 +259,14 @@ struct Simd {
   static LOWKEY_INLINE Floats max(Floats a, Floats b) {
     return {{_mm256_max_ps(a.part[0], b.part[0]), _mm256_max_ps(a.part[1], b.part[1])}};
   }
+  // Two numbers in the first two lanes, zeros beyond.
+  static LOWKEY_INLINE Floats pair(float first, float second) {
+    return {{_mm256_setr_ps(first, second, 0, 0, 0, 0, 0, 0), _mm256_setzero_ps()}};
+  }
   static LOWKEY_INLINE float first_lane(Floats x) { return _mm256_cvtss_f32(x.part[0]); }
+  static LOWKEY_INLINE float second_lane(Floats x) {
+    return _mm_cvtss_f32(_mm_movehdup_ps(_mm256_castps256_ps128(x.part[0])));
+  }
 
   static LOWKEY_INLINE float sum_lanes(Floats x) {
     const __m256 a = _mm256_add_ps(x.part[0], x.part[1]);
@@ -289,10 +315,9 @@ struct Simd {
   static LOWKEY_INLINE Floats sum_quarters(const Quarter* q) {
     return {{_mm256_set_m128(q[1], q[0]), _mm256_set_m128(q[3], q[2])}};
   }
-  static LOWKEY_INLINE Floats sum_each(const Floats* x) {
-    Quarter quarter[4];
-    for (int i = 0; i < 4; ++i) quarter[i] = quarter_sums(x + 4 * i);
-    return sum_quarters(quarter);
+  // sums[i]: of all lanes of x[i], for four vectors.
+  static LOWKEY_INLINE void sum_four(const Floats* x, float* sums) {
+    _mm_storeu_ps(sums, quarter_sums(x));
   }
 };
 

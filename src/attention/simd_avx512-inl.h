@@ -105,7 +105,8 @@ struct Simd {
     for (int i = 0; i < kPasses; ++i) {
       int32_t four;
       __builtin_memcpy(&four, weights + 4 * i, 4);
-      sum.part[i] = _mm512_dpbusd_epi32(sum.part[i], c, _mm512_set1_epi32(four));
+      // The instruction itself: around the intrinsic GCC 12 copies every sum back and forth.
+      asm("vpdpbusd %2, %1, %0" : "+v"(sum.part[i]) : "v"(c), "v"(_mm512_set1_epi32(four)));
     }
   }
 
@@ -155,22 +156,66 @@ struct Simd {
     return 0xffff - _mm_extract_epi16(_mm_minpos_epu16(_mm_xor_si128(b, ones)), 0);
   }
 
-  // Largest biased exponent (at least 1) of `count` (a multiple of 16) halves >= 0.
-  static LOWKEY_INLINE int largest_exponent(const Half* p, int32_t count) {
-    __m512i largest = _mm512_setzero_si512();
-    int32_t i = 0;
-    for (; i + 32 <= count; i += 32) {
-      largest = _mm512_max_epu16(largest, _mm512_loadu_si512(p + i));
-    }
-    if (i < count) {
-      largest = _mm512_max_epu16(largest, _mm512_maskz_loadu_epi16(0xffff, p + i));
-    }
-    const int exponent = largest_word(largest) >> 10;
-    return exponent > 1 ? exponent : 1;
+  // Halves >= 0 are in order as words.
+  static LOWKEY_INLINE Fixed load_halves(const Half* p) { return _mm512_loadu_si512(p); }
+  // Sixteen of them, zeros beyond.
+  static LOWKEY_INLINE Fixed load_few_halves(const Half* p) {
+    return _mm512_maskz_loadu_epi16(0xffff, p);
+  }
+  static LOWKEY_INLINE Fixed larger(Fixed a, Fixed b) { return _mm512_max_epu16(a, b); }
+
+  // The largest word of every 128-bit lane, in each of its places.
+  static LOWKEY_INLINE __m512i largest_of_lanes(__m512i x) {
+    x = _mm512_max_epu16(x, _mm512_shuffle_epi32(x, _MM_PERM_BADC));
+    x = _mm512_max_epu16(x, _mm512_shuffle_epi32(x, _MM_PERM_CDAB));
+    return _mm512_max_epu16(x, _mm512_rol_epi32(x, 16));
+  }
+  // Lane l: the largest word of x[l].
+  static LOWKEY_INLINE __m512i largest_words(const Fixed* x) {
+    const auto folded = [](__m512i a, __m512i b) {
+      return _mm512_max_epu16(_mm512_shuffle_i64x2(a, b, 0x44), _mm512_shuffle_i64x2(a, b, 0xee));
+    };
+    const __m512i a = folded(x[0], x[1]), b = folded(x[2], x[3]);
+    return largest_of_lanes(
+        _mm512_max_epu16(_mm512_shuffle_i64x2(a, b, 0x88), _mm512_shuffle_i64x2(a, b, 0xdd)));
+  }
+  // The first dword of each 128-bit lane.
+  static LOWKEY_INLINE void store_lanes(__m512i x, void* four) {
+    const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0);
+    _mm_storeu_si128(static_cast<__m128i*>(four),
+                     _mm512_castsi512_si128(_mm512_permutexvar_epi32(order, x)));
+  }
+
+  // A biased exponent of halves, at least 1, in every word: on its way to the shifts it must not
+  // leave the vector registers (reading from DRAM lost a sixth of its rate to that).
+  using Exponent = __m512i;
+  static LOWKEY_INLINE Exponent exponent_of(__m512i halves) {
+    return _mm512_max_epu16(_mm512_srli_epi16(halves, 10), _mm512_set1_epi16(1));
+  }
+  // Of the largest of 32 halves >= 0.
+  static LOWKEY_INLINE Exponent exponent(Fixed x) {
+    x = _mm512_max_epu16(x, _mm512_shuffle_i64x2(x, x, 0x4e));
+    x = _mm512_max_epu16(x, _mm512_shuffle_i64x2(x, x, 0xb1));
+    return exponent_of(largest_of_lanes(x));
+  }
+  // The same of each of four vectors.
+  static LOWKEY_INLINE void exponents(const Fixed* x, Exponent* four) {
+    const __m512i all = exponent_of(largest_words(x));
+    four[0] = _mm512_shuffle_i64x2(all, all, 0x00);
+    four[1] = _mm512_shuffle_i64x2(all, all, 0x55);
+    four[2] = _mm512_shuffle_i64x2(all, all, 0xaa);
+    four[3] = _mm512_shuffle_i64x2(all, all, 0xff);
+  }
+  // 2^(exponent + offset)
+  static LOWKEY_INLINE float power(Exponent exponent, int offset) {
+    const __m128i biased =
+        _mm_add_epi32(_mm_and_si128(_mm512_castsi512_si128(exponent), _mm_set1_epi32(0xffff)),
+                      _mm_set1_epi32(offset + 127));
+    return _mm_cvtss_f32(_mm_castsi128_ps(_mm_slli_epi32(biased, 23)));
   }
 
   // 32 halves >= 0 with exponents up to `exponent` as multiples of 2^(exponent - 29), rounded down.
-  static LOWKEY_INLINE Fixed to_fixed(const Half* p, int exponent) {
+  static LOWKEY_INLINE Fixed to_fixed(const Half* p, Exponent exponent) {
     const __m512i bits = _mm512_loadu_si512(p);
     const __m512i one = _mm512_set1_epi16(1);
     const __m512i e = _mm512_srli_epi16(bits, 10);
@@ -178,9 +223,7 @@ struct Simd {
     const __m512i implicit = _mm512_maskz_set1_epi16(_mm512_cmpge_epu16_mask(e, one), 0x4000);
     const __m512i mantissa = _mm512_or_si512(
         implicit, _mm512_and_si512(_mm512_slli_epi16(bits, 4), _mm512_set1_epi16(0x3ff0)));
-    return _mm512_srlv_epi16(mantissa,
-                             _mm512_sub_epi16(_mm512_set1_epi16(static_cast<int16_t>(exponent)),
-                                              _mm512_max_epu16(e, one)));
+    return _mm512_srlv_epi16(mantissa, _mm512_sub_epi16(exponent, _mm512_max_epu16(e, one)));
   }
 
   // --- weights for dot()
@@ -198,11 +241,10 @@ struct Simd {
     return _mm512_max_epu16(largest, _mm512_abs_epi16(x));
   }
 
-  // In one pass: bytes b with x = b * the returned unit, for numbers up to `largest` in magnitude.
-  // The second half of each 8 bytes is not used.
+  // In one pass: bytes b with x = b * unit, for numbers up to some largest in magnitude. The second
+  // half of each 8 bytes is not used.
   struct ByteScale {
-    __m512i factor;
-    __m128i shift;
+    int32_t factor, shift;
     float unit;
   };
   static LOWKEY_INLINE ByteScale byte_scale(Fixed largest) {
@@ -210,16 +252,39 @@ struct Simd {
     const int shift = __builtin_clz(top) - 17;  // top << shift has 15 bits
     const uint32_t factor = (16256u << 15) / (top << shift);
     ByteScale scale;
-    scale.factor = _mm512_set1_epi16(static_cast<int16_t>(factor > 32767 ? 32767 : factor));
-    scale.shift = _mm_cvtsi32_si128(shift);
+    scale.factor = static_cast<int32_t>(factor > 32767 ? 32767 : factor);
+    scale.shift = shift;
     scale.unit =
-        128.0f * 32768.0f /
-        (static_cast<float>(factor > 32767 ? 32767 : factor) * static_cast<float>(1 << shift));
+        128.0f * 32768.0f / (static_cast<float>(scale.factor) * static_cast<float>(1 << shift));
     return scale;
+  }
+  // The same for four vectors.
+  static LOWKEY_INLINE void byte_scales(const Fixed* x, ByteScale* four) {
+    Fixed magnitude[4];
+    for (int i = 0; i < 4; ++i) magnitude[i] = _mm512_abs_epi16(x[i]);
+    const __m512i top =
+        _mm512_or_si512(_mm512_srli_epi32(largest_words(magnitude), 16), _mm512_set1_epi32(1));
+    const __m512i shift = _mm512_sub_epi32(
+        _mm512_set1_epi32(14), _mm512_cvtps_epi32(_mm512_getexp_ps(_mm512_cvtepi32_ps(top))));
+    const __m512 shifted = _mm512_cvtepi32_ps(_mm512_sllv_epi32(top, shift));
+    const __m512i factor = _mm512_min_epi32(
+        _mm512_cvttps_epi32(_mm512_div_ps(_mm512_set1_ps(16256.0f * 32768.0f), shifted)),
+        _mm512_set1_epi32(32767));
+    const __m512 scaled =
+        _mm512_mul_ps(_mm512_cvtepi32_ps(factor),
+                      _mm512_cvtepi32_ps(_mm512_sllv_epi32(_mm512_set1_epi32(1), shift)));
+    int32_t factors[4], shifts[4];
+    float units[4];
+    store_lanes(factor, factors);
+    store_lanes(shift, shifts);
+    store_lanes(_mm512_castps_si512(_mm512_div_ps(_mm512_set1_ps(128.0f * 32768.0f), scaled)),
+                units);
+    for (int i = 0; i < 4; ++i) four[i] = {factors[i], shifts[i], units[i]};
   }
   static LOWKEY_INLINE void store_weights8(Fixed x, const ByteScale& scale, std::byte* out) {
     // Up to 16256 = 127 * 128, then to the nearest 128.
-    x = _mm512_mulhrs_epi16(_mm512_sll_epi16(x, scale.shift), scale.factor);
+    x = _mm512_mulhrs_epi16(_mm512_sll_epi16(x, _mm_cvtsi32_si128(scale.shift)),
+                            _mm512_set1_epi16(static_cast<int16_t>(scale.factor)));
     x = _mm512_slli_epi16(_mm512_add_epi16(x, _mm512_set1_epi16(64)), 1);
     const __m512i order = _mm512_broadcast_i32x4(
         _mm_setr_epi8(1, 3, 5, 7, -1, -1, -1, -1, 9, 11, 13, 15, -1, -1, -1, -1));
@@ -245,8 +310,15 @@ struct Simd {
   static LOWKEY_INLINE Floats max(Floats a, Floats b) {
     return a > b ? a : b;
   }
+  // Two numbers in the first two lanes; the others are any.
+  static LOWKEY_INLINE Floats pair(float first, float second) {
+    return reinterpret_cast<Floats>(_mm512_castps128_ps512(_mm_setr_ps(first, second, 0, 0)));
+  }
   static LOWKEY_INLINE float first_lane(Floats x) {
     return x[0];
+  }
+  static LOWKEY_INLINE float second_lane(Floats x) {
+    return x[1];
   }
 
   static LOWKEY_INLINE float sum_lanes(Floats x) {
@@ -294,11 +366,12 @@ struct Simd {
     return reinterpret_cast<Floats>(
         _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x88), _mm512_shuffle_f32x4(a, b, 0xdd)));
   }
-  // Lane i of the result: the sum of all lanes of x[i].
-  static LOWKEY_INLINE Floats sum_each(const Floats* x) {
-    Quarter quarter[4];
-    for (int i = 0; i < 4; ++i) quarter[i] = quarter_sums(x + 4 * i);
-    return sum_quarters(quarter);
+  // sums[i]: of all lanes of x[i], for four vectors.
+  static LOWKEY_INLINE void sum_four(const Floats* x, float* sums) {
+    const __m512 quarter = quarter_sums(x);
+    const __m256 half =
+        _mm256_add_ps(_mm512_castps512_ps256(quarter), _mm512_extractf32x8_ps(quarter, 1));
+    _mm_storeu_ps(sums, _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1)));
   }
 };
 

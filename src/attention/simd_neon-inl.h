@@ -206,27 +206,58 @@ struct Simd {
                                 vmaxq_u16(words(x.part[2]), words(x.part[3]))));
   }
 
-  // Largest biased exponent (at least 1) of `count` (a multiple of 16) halves >= 0.
-  static LOWKEY_INLINE int largest_exponent(const Half* p, int32_t count) {
-    const auto* bits = reinterpret_cast<const uint16_t*>(p);
-    uint16x8_t largest = vdupq_n_u16(0);
-    for (int32_t i = 0; i < count; i += 8) largest = vmaxq_u16(largest, vld1q_u16(bits + i));
-    const int exponent = vmaxvq_u16(largest) >> 10;
-    return exponent > 1 ? exponent : 1;
+  // Halves >= 0 are in order as words.
+  static LOWKEY_INLINE Fixed load_halves(const Half* p) {
+    return load_fixed(reinterpret_cast<const int16_t*>(p));
+  }
+  // Sixteen of them, zeros beyond.
+  static LOWKEY_INLINE Fixed load_few_halves(const Half* p) {
+    const auto* bits = reinterpret_cast<const int16_t*>(p);
+    return {{vld1q_s16(bits), vld1q_s16(bits + 8), vdupq_n_s16(0), vdupq_n_s16(0)}};
+  }
+  static LOWKEY_INLINE Fixed larger(Fixed a, Fixed b) {
+    return make_fixed([&](int n) __attribute__((always_inline)) {
+      return vreinterpretq_s16_u16(vmaxq_u16(words(a.part[n]), words(b.part[n])));
+    });
+  }
+
+  // A biased exponent of halves, at least 1, in every word: so it need not leave the vector
+  // registers on its way to the shifts.
+  using Exponent = uint16x8_t;
+  static LOWKEY_INLINE Exponent exponent_of(uint16x8_t halves) {
+    return vmaxq_u16(vshrq_n_u16(halves, 10), vdupq_n_u16(1));
+  }
+  // Of the largest of 32 halves >= 0.
+  static LOWKEY_INLINE Exponent exponent(Fixed x) {
+    uint16x8_t largest = vpmaxq_u16(vmaxq_u16(words(x.part[0]), words(x.part[1])),
+                                    vmaxq_u16(words(x.part[2]), words(x.part[3])));
+    largest = vpmaxq_u16(largest, largest);
+    largest = vpmaxq_u16(largest, largest);
+    return exponent_of(vpmaxq_u16(largest, largest));
+  }
+  // The same of each of four vectors.
+  static LOWKEY_INLINE void exponents(const Fixed* x, Exponent* four) {
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) four[i] = exponent(x[i]);
+  }
+  // 2^(exponent + offset)
+  static LOWKEY_INLINE float power(Exponent exponent, int offset) {
+    const int32x4_t biased =
+        vreinterpretq_s32_u32(vmovl_u16(vget_low_u16(exponent))) + (offset + 127);
+    return vgetq_lane_f32(vreinterpretq_f32_s32(biased << 23), 0);
   }
 
   // 32 halves >= 0 with exponents up to `exponent` as multiples of 2^(exponent - 29), rounded down.
   // Halves that are padding may be anything.
-  static LOWKEY_INLINE Fixed to_fixed(const Half* p, int exponent) {
-    const Fixed halves = load_fixed(reinterpret_cast<const int16_t*>(p));
+  static LOWKEY_INLINE Fixed to_fixed(const Half* p, Exponent exponent) {
+    const Fixed halves = load_halves(p);
     return make_fixed([&](int n) __attribute__((always_inline)) {
       const uint16x8_t bits = words(halves.part[n]);
       const uint16x8_t e = vshrq_n_u16(bits, 10);
       const uint16x8_t mantissa = vandq_u16(vshlq_n_u16(bits, 4), vdupq_n_u16(0x3ff0));
-      // Subnormal numbers have no implicit bit, and the exponent of the smallest that are not.
+      // Subnormal numbers have no implicit bit, and the exponent of the smallest that have.
       const uint16x8_t implicit = vandq_u16(vtstq_u16(e, e), vdupq_n_u16(0x4000));
-      const int16x8_t up = vsubq_s16(vreinterpretq_s16_u16(vmaxq_u16(e, vdupq_n_u16(1))),
-                                     vdupq_n_s16(static_cast<int16_t>(exponent)));
+      const int16x8_t up = vreinterpretq_s16_u16(exponent_of(bits) - exponent);
       return vreinterpretq_s16_u16(vshlq_u16(vorrq_u16(implicit, mantissa), up));
     });
   }
@@ -246,13 +277,14 @@ struct Simd {
     vst1q_s32(reinterpret_cast<int32_t*>(out), vcombine_s32(quads.val[0], quads.val[1]));
   }
 
+  static LOWKEY_INLINE Fixed magnitude(Fixed x) {
+    return make_fixed([&](int n) __attribute__((always_inline)) { return vabsq_s16(x.part[n]); });
+  }
   static LOWKEY_INLINE Fixed larger_magnitude(Fixed largest, Fixed x) {
-    return make_fixed([&](int n) __attribute__((always_inline)) {
-      return vreinterpretq_s16_u16(vmaxq_u16(words(largest.part[n]), words(vabsq_s16(x.part[n]))));
-    });
+    return larger(largest, magnitude(x));
   }
 
-  // In one pass: bytes b with x = b * unit, for numbers up to `largest` in magnitude. The second
+  // In one pass: bytes b with x = b * unit, for numbers up to some largest in magnitude. The second
   // half of each 8 bytes is not used.
   struct ByteScale {
     int16_t factor, shift;
@@ -268,6 +300,11 @@ struct Simd {
     scale.unit =
         128.0f * 32768.0f / (static_cast<float>(scale.factor) * static_cast<float>(1 << shift));
     return scale;
+  }
+  // The same for four vectors.
+  static LOWKEY_INLINE void byte_scales(const Fixed* x, ByteScale* four) {
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) four[i] = byte_scale(magnitude(x[i]));
   }
   static LOWKEY_INLINE void store_weights8(Fixed x, const ByteScale& scale, std::byte* out) {
 #pragma GCC unroll 4
@@ -307,6 +344,15 @@ struct Simd {
     return LOWKEY_LANES::larger(a, b);
   }
 #undef LOWKEY_LANES
+  // Two numbers in the first two lanes; the others are any.
+  static LOWKEY_INLINE Floats pair(float first, float second) {
+    Floats x = {{vdupq_n_f32(first), vdupq_n_f32(first), vdupq_n_f32(first), vdupq_n_f32(first)}};
+    x.part[0] = vsetq_lane_f32(second, x.part[0], 1);
+    return x;
+  }
+  static LOWKEY_INLINE float second_lane(Floats x) {
+    return vgetq_lane_f32(x.part[0], 1);
+  }
 
   // exp(x) for x <= 0, as for AVX-512; 2^n by its bits, so that smaller results than 2^-126 are 0.
   // NaN gives 0 as well, as on x86: a page of which a row sees nothing has no maximum to subtract.
@@ -342,11 +388,9 @@ struct Simd {
   static LOWKEY_INLINE Floats sum_quarters(const Quarter* q) {
     return {{q[0], q[1], q[2], q[3]}};
   }
-  static LOWKEY_INLINE Floats sum_each(const Floats* x) {
-    Quarter quarter[4];
-#pragma GCC unroll 4
-    for (int i = 0; i < 4; ++i) quarter[i] = quarter_sums(x + 4 * i);
-    return sum_quarters(quarter);
+  // sums[i]: of all lanes of x[i], for four vectors.
+  static LOWKEY_INLINE void sum_four(const Floats* x, float* sums) {
+    vst1q_f32(sums, quarter_sums(x));
   }
 };
 
