@@ -48,7 +48,7 @@ struct Options {
   std::vector<int> threads = {1, 0};
   int64_t megabytes = 512;
   int rounds = 12;
-  std::string only;  // recipes and paths that contain this, and the 16-bit arm
+  std::string only;    // recipes and paths that contain this, and the 16-bit arm
   int64_t gqa = 0;     // 0: all
   int64_t tokens = 0;  // 0: each table's own
 };
@@ -85,12 +85,15 @@ class Sequences {
         std::max<int64_t>(shape.batch, (min_bytes + bytes_per_sequence_ - 1) / bytes_per_sequence_);
     for (int64_t s = 0; s < count; ++s) {
       std::vector<std::vector<PageRef>> pages(static_cast<size_t>(shape.num_kv_heads));
-      for (int64_t p = 0; p < num_pages; ++p) {
+      // In memory as the cache has them after a prompt.
+      for (int64_t block = 0; block < num_pages; block += kBlockPages) {
         for (size_t head = 0; head < pages.size(); ++head) {
-          PageRef page = pool_.allocate(page_bytes);
-          std::memcpy(page.mutable_data(), view.heads[head].pages[p % kSourcePages].data(),
-                      static_cast<size_t>(page_bytes));
-          pages[head].push_back(std::move(page));
+          for (int64_t p = block; p < std::min(num_pages, block + kBlockPages); ++p) {
+            PageRef page = pool_.allocate(page_bytes);
+            std::memcpy(page.mutable_data(), view.heads[head].pages[p % kSourcePages].data(),
+                        static_cast<size_t>(page_bytes));
+            pages[head].push_back(std::move(page));
+          }
         }
       }
       LayerView copy = view;
@@ -151,7 +154,8 @@ class Sequences {
   const Arm& arm() const { return arm_; }
   int64_t bytes_per_step() const { return bytes_per_sequence_ * shape_.batch; }
   double token_heads_per_step() const {
-    return static_cast<double>(shape_.tokens) * shape_.num_kv_heads * shape_.gqa * shape_.batch;
+    return static_cast<double>(views_[0].position + 1) * shape_.num_kv_heads * shape_.gqa *
+           shape_.batch;
   }
   const SideRecipe& side(bool value) const {
     const HeadRecipe& head = cache_.recipe().layers[0].heads[0];

@@ -104,9 +104,9 @@ int64_t bf16_queries_per_block(int64_t num_queries, int64_t num_kv_heads, int64_
                     std::min<int64_t>(16, most), most);
 }
 
-// How a decode step of one sequence is cut. Memory has a page of every head, then the next page of
-// every head, and is read fastest in its order: a task takes all heads of a run of pages or, where
-// that is too much (short contexts are to keep every core busy), some heads of one page.
+// How a decode step of one sequence is cut: all heads of some blocks of pages (kBlockPages, the
+// order of memory) or, where that is too much (short contexts are to keep every core busy), some
+// heads of one block.
 struct DecodeCut {
   int32_t heads;
   int64_t pages;
@@ -116,9 +116,12 @@ DecodeCut decode_cut(const LayerView& view, int64_t num_pages) {
   int64_t bytes = 0;  // of a page of every head
   for (const HeadView& head : view.heads) bytes += head.k.layout->bytes() + head.v.layout->bytes();
   const int64_t wanted = std::max(kDecodeTaskBytes, num_pages * bytes / kMaxDecodeTasks);
-  if (wanted >= bytes) return {static_cast<int32_t>(num_heads), ceil_div(wanted, bytes)};
-  const int64_t chunks = ceil_div(num_heads, ceil_div(wanted * num_heads, bytes));
-  return {static_cast<int32_t>(ceil_div(num_heads, chunks)), 1};
+  const int64_t block_bytes = bytes * std::min(num_pages, kBlockPages);
+  if (wanted >= block_bytes) {
+    return {static_cast<int32_t>(num_heads), ceil_div(wanted, block_bytes) * kBlockPages};
+  }
+  const int64_t chunks = ceil_div(num_heads, ceil_div(wanted * num_heads, block_bytes));
+  return {static_cast<int32_t>(ceil_div(num_heads, chunks)), kBlockPages};
 }
 
 class Planner {
@@ -135,7 +138,9 @@ class Planner {
     const auto num_heads = static_cast<int32_t>(view.heads.size());
     const int64_t pages = decode_pages_seen(view, view.position + view.num_tokens - 1);
     const DecodeCut cut = decode_cut(view, pages);
-    const int64_t num_runs = ceil_div(pages, cut.pages);
+    // Blocks begin after the prefix; so do runs, but for the first.
+    const int64_t before = decode_prefix_pages(view) % cut.pages;
+    const int64_t num_runs = ceil_div(pages - before, cut.pages) + (before > 0 ? 1 : 0);
     const int64_t first_partial = num_partials_;
     const size_t first_merge = merges_.size();
     for (int32_t head = 0; head < num_heads; head += cut.heads) {
@@ -159,8 +164,9 @@ class Planner {
       int64_t partial = first_partial + run;
       for (int32_t head = 0; head < num_heads; head += cut.heads, partial += num_runs) {
         AttendTask task = merges_[first_merge + static_cast<size_t>(head / cut.heads)].block;
-        task.first_unit = run * cut.pages;
-        task.last_unit = std::min(pages, task.first_unit + cut.pages);
+        const int64_t end = before > 0 ? before + run * cut.pages : (run + 1) * cut.pages;
+        task.first_unit = std::max<int64_t>(0, end - cut.pages);
+        task.last_unit = std::min(pages, end);
         task.partial = partial;
         tasks_.push_back(task);
       }
@@ -264,7 +270,7 @@ void attend(const AttendArgs& args, ThreadPool& pool, AttendWorkspace& workspace
   w.prefill.resize(static_cast<size_t>(pool.num_threads()));
   w.prefill_bf16.resize(static_cast<size_t>(pool.num_threads()));
   w.decode.resize(static_cast<size_t>(pool.num_threads()));
-  for (DecodeScratch& scratch : w.decode) scratch.ready = {};  // queries of an earlier step
+  for (DecodeScratch& scratch : w.decode) scratch.ready = nullptr;  // an earlier step's
 
   const auto job = [&](int64_t index, int thread) {
     const AttendTask& task = w.tasks[static_cast<size_t>(index)];
@@ -280,7 +286,8 @@ void attend(const AttendArgs& args, ThreadPool& pool, AttendWorkspace& workspace
             {w.partial_states.data() + slot, w.partial_sums.data() + slot * padded_dim});
         return;
       }
-      scratch.resize(rows, head_dim);
+      // For all rows of the item: the task's pointers are to stay.
+      scratch.resize(task.item->view->num_tokens * args.num_qo_heads, head_dim);
       run_decode_task(args, *decode, tiles, scratch, task,
                       {scratch.states.data(), scratch.acc.data()});
       states = scratch.states.data();

@@ -11,10 +11,6 @@ namespace {
 
 constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
 
-int64_t prefix_pages(const LayerView& view) {
-  return ceil_div<int64_t>(prefix_tokens(view), kPageTokens);
-}
-
 class DecodeRunner {
  public:
   DecodeRunner(const AttendArgs& args, const DecodeKernels& kernels,
@@ -30,12 +26,11 @@ class DecodeRunner {
         group_(args.num_qo_heads / static_cast<int32_t>(view_.heads.size())),
         head_dim_(view_.head_dim),
         padded_dim_(round_up<int32_t>(view_.head_dim, kLanes)),
-        prefix_pages_(prefix_pages(view_)) {
-    const AttendTask& ready = scratch_.ready;
-    if (ready.item != task.item || ready.head != task.head || ready.num_heads != task.num_heads) {
+        prefix_pages_(decode_prefix_pages(view_)) {
+    if (scratch_.ready != task.item) {
       load_heads();
       load_queries(args);
-      scratch_.ready = task;
+      scratch_.ready = task.item;
     }
     queries_ = queries();
     const auto rows =
@@ -45,54 +40,37 @@ class DecodeRunner {
     find_pages();
   }
 
-  // Pages outside, heads inside: the order of memory.
+  // Blocks of pages that lie one after the other, in them heads, in them pages: the order of
+  // memory. What was allocated page by page has blocks of one page.
   void run() {
-    for (int64_t page = task_.first_unit; page < task_.last_unit; ++page) {
+    for (int64_t page = task_.first_unit, next; page < task_.last_unit; page = next) {
+      next = block_end(page);
       for (int32_t head = 0; head < task_.num_heads; ++head) {
-        head_ = &scratch_.heads[static_cast<size_t>(head)];
-        for (int64_t query = task_.first_query; query < task_.last_query; ++query) {
-          const int64_t position = view_.position + query;
-          if (page >= decode_pages_seen(view_, position)) continue;
-          const auto row =
-              static_cast<int32_t>(((query - task_.first_query) * task_.num_heads + head) * group_);
-          for (int32_t r = 0; r < group_; r += kMaxDecodeRows) {
-            const int32_t rows = std::min(kMaxDecodeRows, group_ - r);
-            if (page < prefix_pages_) {
-              prefix_page(page * kPageTokens, position, row + r, rows);
-            } else {
-              page_ =
-                  scratch_
-                      .pages[static_cast<size_t>((page - first_page_) * task_.num_heads + head)];
-              cache_page(page - prefix_pages_, position, row + r, rows);
-            }
-          }
-        }
+        head_ = &scratch_.heads[static_cast<size_t>(task_.head + head)];
+        for (int64_t p = page; p < next; ++p) head_page(p, head);
       }
     }
   }
 
  private:
   void load_heads() {
-    scratch_.heads.resize(static_cast<size_t>(task_.num_heads));
+    scratch_.heads.clear();
     const auto side = [&](const SideView& view) {
       return DecodeHead::Side{view.layout, static_cast<int32_t>(view.page_offset), view.window,
                               view.layout->packed(), kernels_.supports(*view.layout)};
     };
-    for (int32_t i = 0; i < task_.num_heads; ++i) {
-      const HeadView& view = view_.heads[static_cast<size_t>(task_.head + i)];
-      scratch_.heads[static_cast<size_t>(i)] = {side(view.k), side(view.v), &view};
+    for (const HeadView& view : view_.heads) {
+      scratch_.heads.push_back({side(view.k), side(view.v), &view});
     }
   }
 
+  // Of all heads and tokens of the step: tasks of other heads follow.
   void load_queries(const AttendArgs& args) {
-    const int32_t width = task_.num_heads * group_;
-    const auto rows = static_cast<int32_t>((task_.last_query - task_.first_query) * width);
+    const auto rows = static_cast<int32_t>(view_.num_tokens * args.num_qo_heads);
     scratch_.resize(rows, head_dim_);
     for (int32_t r = 0; r < rows; ++r) {
-      const int64_t query = task_.first_query + r / width;
-      const int64_t head = int64_t{task_.head} * group_ + r % width;
-      const float* from = task_.item->q + (query * args.num_qo_heads + head) * head_dim_;
-      float* to = scratch_.q.data() + r * padded_dim_;
+      const float* from = task_.item->q + int64_t{r} * head_dim_;
+      float* to = scratch_.q.data() + int64_t{r} * padded_dim_;
       for (int32_t c = 0; c < head_dim_; ++c) to[c] = from[c] * args.scale;
       std::fill(to + head_dim_, to + padded_dim_, 0.0f);
     }
@@ -113,14 +91,53 @@ class DecodeRunner {
             round_up<int32_t>(head_dim_, kFixedLanes)};
   }
 
+  const std::byte* page_of(int64_t page, int32_t head) const {
+    return scratch_.pages[static_cast<size_t>((page - first_page_) * task_.num_heads + head)];
+  }
+
+  // The page after the block of `page`, going by the first head's.
+  int64_t block_end(int64_t page) const {
+    int64_t end = page + 1;
+    if (page < prefix_pages_ || task_.num_heads == 1) return end;
+    const HeadView& head = view_.heads[static_cast<size_t>(task_.head)];
+    const int64_t bytes =
+        head.v.page_offset + round_up<int64_t>(head.v.layout->bytes(), kPageAlignment);
+    while (end < task_.last_unit && end - page < kBlockPages &&
+           page_of(end, 0) == page_of(end - 1, 0) + bytes) {
+      ++end;
+    }
+    return end;
+  }
+
+  void head_page(int64_t page, int32_t head) {
+    for (int64_t query = task_.first_query; query < task_.last_query; ++query) {
+      const int64_t position = view_.position + query;
+      if (page >= decode_pages_seen(view_, position)) continue;
+      const auto row =
+          static_cast<int32_t>(((query - task_.first_query) * task_.num_heads + head) * group_);
+      query_row_ = static_cast<int32_t>(
+          (query * std::ssize(view_.heads) + task_.head + head) * group_ - row);
+      for (int32_t r = 0; r < group_; r += kMaxDecodeRows) {
+        const int32_t rows = std::min(kMaxDecodeRows, group_ - r);
+        if (page < prefix_pages_) {
+          prefix_page(page * kPageTokens, position, row + r, rows);
+        } else {
+          page_ = page_of(page, head);
+          cache_page(page - prefix_pages_, position, row + r, rows);
+        }
+      }
+    }
+  }
+
   // Where the pages lie, all at once: reading one must not wait for the look-up of its address.
   void find_pages() {
     first_page_ = std::max(task_.first_unit, prefix_pages_);
     scratch_.pages.clear();
     for (int64_t page = first_page_; page < task_.last_unit; ++page) {
-      for (const DecodeHead& head : scratch_.heads) {
+      for (int32_t i = 0; i < task_.num_heads; ++i) {
+        const HeadView& head = view_.heads[static_cast<size_t>(task_.head + i)];
         const int64_t p = page - prefix_pages_;
-        scratch_.pages.push_back(p < head.view->num_pages ? head.view->pages[p].data() : nullptr);
+        scratch_.pages.push_back(p < head.num_pages ? head.pages[p].data() : nullptr);
       }
     }
   }
@@ -150,8 +167,8 @@ class DecodeRunner {
     if (k_stored > 0) score_stored(k_stored, first_row, rows, scores);
     for_exact_parts(head_->view->k, first + k_stored, first + visible,
                     [&](const std::byte* keys, bool is_f32, int64_t from, int64_t count) {
-                      kernels_.score_rows(keys, is_f32, count, head_dim_, queries_, first_row, rows,
-                                          scores + (from - first));
+                      kernels_.score_rows(keys, is_f32, count, head_dim_, queries_,
+                                          query_row_ + first_row, rows, scores + (from - first));
                     });
     softmax(visible, first_row, rows);
     if (v_stored > 0) add_stored(v_stored, scores, rows, acc);
@@ -177,17 +194,17 @@ class DecodeRunner {
     const DecodeHead::Side& side = head_->k;
     const std::byte* data = page_ + side.offset;
     if (!side.packed) {
-      kernels_.score_rows(data, side.layout->bits() == 32, count, head_dim_, queries_, first_row,
-                          rows, scores);
+      kernels_.score_rows(data, side.layout->bits() == 32, count, head_dim_, queries_,
+                          query_row_ + first_row, rows, scores);
       return;
     }
     const auto tiles = static_cast<int32_t>(ceil_div<int64_t>(count, kTileTokens));
     if (side.direct) {
-      kernels_.score_packed(*side.layout, data, tiles, queries_, first_row, rows, dots_,
-                            {scratch_.buffer.data()}, scores);
+      kernels_.score_packed(*side.layout, data, tiles, queries_, query_row_ + first_row, rows,
+                            dots_, {scratch_.buffer.data()}, scores);
       return;
     }
-    const float* q = scratch_.q.data() + first_row * padded_dim_;
+    const float* q = scratch_.q.data() + (query_row_ + first_row) * padded_dim_;
     float* sums = scratch_.tile_scores.data();
     for (int32_t tile = 0; tile < tiles; ++tile) {
       tile_kernels_.unpack_keys(*side.layout, data, tile, scratch_.tile.data());
@@ -250,8 +267,8 @@ class DecodeRunner {
       return side.prefix.rows + first * head_dim_ * (is_f32 ? 4 : 2);
     };
     const SideView &k = head_->view->k, &v = head_->view->v;
-    kernels_.score_rows(at(k), k.layout->bits() == 32, visible, head_dim_, queries_, first_row,
-                        rows, scratch_.scores.data());
+    kernels_.score_rows(at(k), k.layout->bits() == 32, visible, head_dim_, queries_,
+                        query_row_ + first_row, rows, scratch_.scores.data());
     softmax(visible, first_row, rows);
     kernels_.add_rows(at(v), v.layout->bits() == 32, visible, head_dim_, scratch_.scores.data(),
                       factor_.data(), rows, sums_.acc + first_row * padded_dim_, padded_dim_);
@@ -280,6 +297,7 @@ class DecodeRunner {
   const DecodeHead* head_ = nullptr;  // the current one
   const std::byte* page_ = nullptr;   // the current one
   DecodeQueries queries_;
+  int32_t query_row_ = 0;  // what to add to a row of sums for its row of queries
   struct Stored {
     int64_t position = -1;
     int64_t count = 0;
@@ -290,9 +308,13 @@ class DecodeRunner {
 
 }  // namespace
 
+int64_t decode_prefix_pages(const LayerView& view) {
+  return ceil_div<int64_t>(prefix_tokens(view), kPageTokens);
+}
+
 int64_t decode_pages_seen(const LayerView& view, int64_t position) {
   const int64_t after = position + 1 - prefix_tokens(view);
-  return prefix_pages(view) + (after > 0 ? ceil_div<int64_t>(after, kPageTokens) : 0);
+  return decode_prefix_pages(view) + (after > 0 ? ceil_div<int64_t>(after, kPageTokens) : 0);
 }
 
 void DecodeScratch::resize(int64_t rows, int64_t head_dim) {

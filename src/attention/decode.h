@@ -17,6 +17,7 @@ inline constexpr int64_t kDecodeQueries = 4;
 
 // Units of a decode task: pages of the prefix (kPageTokens exact tokens), then pages of the cache.
 int64_t decode_pages_seen(const LayerView& view, int64_t position);
+int64_t decode_prefix_pages(const LayerView& view);
 
 // One KV head of a task, looked up once: a line of the cache, for while pages stream through it the
 // rest of what describes the head does not stay there.
@@ -38,20 +39,21 @@ struct DecodeSums {
   float* acc = nullptr;  // on a line of the cache
 };
 
-// A thread's memory, and the queries it last made ready: the next task often has the same.
+// A thread's memory, and the item whose heads and queries it holds ready: the next task is often
+// of the same.
 struct DecodeScratch {
   AlignedVector<float> q, acc, unit, unit8, scores, tile, tile_scores;
   AlignedVector<int16_t> fixed;
   AlignedVector<std::byte> weights, weights8, buffer;
   std::vector<SoftmaxState> states;
-  std::vector<DecodeHead> heads;
+  std::vector<DecodeHead> heads;        // of the item
   std::vector<const std::byte*> pages;  // [pages, heads], of the task
-  AttendTask ready;                     // item null: none
+  const AttendItem* ready = nullptr;
   void resize(int64_t rows, int64_t head_dim);
 };
 
-// Rows are (query, query head) pairs of the task's KV heads, queries outside. Units are pages. Same
-// contract as attend(). Before a new step, scratch.ready is to be reset.
+// Rows of sums are (query, query head) pairs of the task's KV heads, queries outside. Units are
+// pages. Same contract as attend(). Before a new step, scratch.ready is to be reset.
 void run_decode_task(const AttendArgs& args, const DecodeKernels& kernels,
                      const TileKernels& tile_kernels, DecodeScratch& scratch,
                      const AttendTask& task, const DecodeSums& sums);

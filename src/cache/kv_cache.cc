@@ -148,15 +148,31 @@ struct KvSequence::Impl {
     return page.mutable_data();
   }
 
-  // Grows every head's page list to what `length` needs and makes the pages about to be written
-  // private. All allocation of a step happens here, before any state changes.
-  void prepare_pages(const LayerPlan& plan, LayerState& layer, int64_t length) {
-    try {
+  // Grows every head's page list to what `length` needs: a block of pages of one head, then of the
+  // next, which is the order in which decode reads them (kBlockPages).
+  void add_pages(const LayerPlan& plan, LayerState& layer, int64_t length) {
+    bool all = false;
+    for (size_t block = 0; !all; ++block) {
+      all = true;
       for (size_t h = 0; h < plan.heads.size(); ++h) {
         const HeadPlan& head = plan.heads[h];
         auto& pages = layer.pages[h];
         const auto needed = static_cast<size_t>(cache->pages_for(plan, head, length));
-        while (pages.size() < needed) pages.push_back(cache->pool.allocate(head.page_bytes));
+        const size_t end = std::min(needed, (block + 1) * kBlockPages);
+        while (pages.size() < end) pages.push_back(cache->pool.allocate(head.page_bytes));
+        all = all && end == needed;
+      }
+    }
+  }
+
+  // Gives every head the pages that `length` needs and makes the pages about to be written
+  // private. All allocation of a step happens here, before any state changes.
+  void prepare_pages(const LayerPlan& plan, LayerState& layer, int64_t length) {
+    try {
+      add_pages(plan, layer, length);
+      for (size_t h = 0; h < plan.heads.size(); ++h) {
+        const HeadPlan& head = plan.heads[h];
+        auto& pages = layer.pages[h];
         const int64_t tokens = cache->after_prefix(layer.length);
         for (const SidePlan* side : {&head.k, &head.v}) {
           const int64_t from = stored_tokens(side->window, plan.residual_length, tokens);

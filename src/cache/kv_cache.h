@@ -49,6 +49,10 @@ struct SideView {
       exact;  // the window's ring in one or two parts, then the new tokens; ascending
 };
 
+// Pages of one head that lie one after the other where several are allocated at once (a prompt's):
+// decode is fastest where it reads memory in order and stays with one head for a while.
+inline constexpr int64_t kBlockPages = 4;
+
 struct HeadView {
   const PageRef* pages = nullptr;  // page p holds tokens [p * kPageTokens, ...) after the prefix
   int64_t num_pages = 0;

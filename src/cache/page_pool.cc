@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
+#include <functional>
 
 #include "core/checked.h"
 #include "core/error.h"
@@ -133,6 +134,15 @@ void PagePool::grow(SizeClass& size_class, int32_t index) {
   size_class.next_chunk_bytes = std::min(kLargestChunkBytes, 2 * chunk_bytes);
 }
 
+// Pages that came back lie anywhere; those that go out together should be neighbours again. Once a
+// quarter of the list is new, so that a page in, a page out does not sort each time.
+void PagePool::put_in_order(SizeClass& size_class) {
+  if (size_class.out_of_order * 4 <= size_class.free.size()) return;
+  std::sort(size_class.free.begin(), size_class.free.end(),
+            [](const Page* a, const Page* b) { return std::greater<>()(a->data, b->data); });
+  size_class.out_of_order = 0;
+}
+
 PageRef PagePool::allocate(int64_t bytes) {
   LOWKEY_CHECK(bytes > 0 && bytes % kPageAlignment == 0, "page of {} bytes", bytes);
   Page* page = nullptr;
@@ -145,6 +155,7 @@ PageRef PagePool::allocate(int64_t bytes) {
     const int32_t index = find_class(bytes);
     SizeClass& size_class = classes_[static_cast<size_t>(index)];
     if (size_class.free.empty()) grow(size_class, index);
+    put_in_order(size_class);
     page = size_class.free.back();
     size_class.free.pop_back();
     usage_.page_bytes += bytes;
@@ -169,6 +180,7 @@ void PagePool::release(Page* page) {
   std::lock_guard lock(mutex_);
   SizeClass& size_class = classes_[static_cast<size_t>(page->size_class)];
   size_class.free.push_back(page);  // capacity was reserved in grow(): cannot throw
+  ++size_class.out_of_order;
   usage_.page_bytes -= size_class.bytes;
 }
 

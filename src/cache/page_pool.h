@@ -99,12 +99,14 @@ class PagePool {
   struct SizeClass {
     int64_t bytes = 0;
     int64_t next_chunk_bytes = 0;
-    std::vector<Page*> free;
+    std::vector<Page*> free;  // handed out from the back
+    size_t out_of_order = 0;  // pages that came back since `free` was last in order
     std::vector<std::unique_ptr<Page[]>> headers;
   };
   void release(Page* page);
   int32_t find_class(int64_t bytes);
   void grow(SizeClass& size_class, int32_t index);
+  static void put_in_order(SizeClass& size_class);
   void account(BufferUse use, int64_t bytes);
 
   const int64_t max_bytes_;

@@ -114,65 +114,94 @@ double allowed(const RandomCase& c, DecodeDots dots, double q, double k, double 
          2e-5 * v;
 }
 
+struct Tally {
+  int packed = 0, direct = 0;  // sides
+  double squared_error = 0, squared_norm = 0;
+};
+
+void compare_with_reference(const RandomCase& c, SplitMix64& rng, ThreadPool& pool,
+                            AttendWorkspace& workspace, Tally& tally) {
+  SCOPED_TRACE(c.name);
+  const ResolvedRecipe recipe = resolve_recipe(c.recipe, c.shape);
+  KvCache cache(recipe);
+  KvSequence sequence = cache.new_sequence();
+  AppendStage stage;
+  const int64_t width = int64_t{c.shape.num_kv_heads} * c.shape.head_dim;
+  const int64_t total = c.length + c.queries;
+  const std::vector<float> k = random_tokens(rng, total, width, 2.0),
+                           v = random_tokens(rng, total, width, 2.0);
+  std::vector<float> q(static_cast<size_t>(c.queries * width * c.group));
+  for (float& value : q) value = static_cast<float>((rng.uniform() - 0.5) * 2);
+  if (c.length > 0) {
+    sequence.append(0, k.data(), v.data(), c.length, stage);
+    sequence.commit(0, stage);
+  }
+  const LayerView& view = sequence.append(0, k.data() + c.length * width,
+                                          v.data() + c.length * width, c.queries, stage);
+  const float scale = 1.0f / std::sqrt(static_cast<float>(c.shape.head_dim));
+  const int32_t num_qo_heads = c.shape.num_kv_heads * c.group;
+  std::vector<float> expected(q.size());
+  const AttendItem reference{&view, q.data(), expected.data()};
+  attend_ref({{&reference, 1}, num_qo_heads, scale});
+  for (Isa isa : kIsas) {
+    if (!isa_available(isa) || decode_kernels(isa) == nullptr) continue;
+    for (DecodeDots dots : {DecodeDots::kTwoPass, DecodeDots::kOnePass}) {
+      std::vector<float> out(q.size(), NAN);
+      const AttendItem item{&view, q.data(), out.data()};
+      AttendArgs args{{&item, 1}, num_qo_heads, scale};
+      args.decode_dots = dots;
+      attend(args, pool, workspace, isa);
+      const double bound = allowed(c, dots, largest(q) * scale, largest(k), largest(v));
+      for (size_t i = 0; i < out.size(); ++i) {
+        ASSERT_NEAR(out[i], expected[i], bound) << isa_name(isa) << ", element " << i;
+        if (dots == DecodeDots::kTwoPass) {
+          tally.squared_error += std::pow(static_cast<double>(out[i]) - expected[i], 2);
+          tally.squared_norm += std::pow(static_cast<double>(expected[i]), 2);
+        }
+      }
+    }
+  }
+  const DecodeKernels* kernels = decode_kernels(active_isa());
+  for (const SideView* side : {&view.heads[0].k, &view.heads[0].v}) {
+    tally.packed += side->layout->packed();
+    tally.direct += kernels != nullptr && kernels->supports(*side->layout);
+  }
+}
+
 TEST(Decode, EveryKernelAgreesWithTheReference) {
   SplitMix64 rng(2024);
   ThreadPool pool(2);
   AttendWorkspace workspace;
-  int packed = 0, direct = 0;
-  double squared_error = 0, squared_norm = 0;
+  Tally tally;
   for (int round = 0; round < 250; ++round) {
-    const RandomCase c = random_case(rng);
-    SCOPED_TRACE(c.name);
-    const ResolvedRecipe recipe = resolve_recipe(c.recipe, c.shape);
-    KvCache cache(recipe);
-    KvSequence sequence = cache.new_sequence();
-    AppendStage stage;
-    const int64_t width = int64_t{c.shape.num_kv_heads} * c.shape.head_dim;
-    const int64_t total = c.length + c.queries;
-    const std::vector<float> k = random_tokens(rng, total, width, 2.0),
-                             v = random_tokens(rng, total, width, 2.0);
-    std::vector<float> q(static_cast<size_t>(c.queries * width * c.group));
-    for (float& value : q) value = static_cast<float>((rng.uniform() - 0.5) * 2);
-    if (c.length > 0) {
-      sequence.append(0, k.data(), v.data(), c.length, stage);
-      sequence.commit(0, stage);
-    }
-    const LayerView& view = sequence.append(0, k.data() + c.length * width,
-                                            v.data() + c.length * width, c.queries, stage);
-    const float scale = 1.0f / std::sqrt(static_cast<float>(c.shape.head_dim));
-    const int32_t num_qo_heads = c.shape.num_kv_heads * c.group;
-    std::vector<float> expected(q.size());
-    const AttendItem reference{&view, q.data(), expected.data()};
-    attend_ref({{&reference, 1}, num_qo_heads, scale});
-    for (Isa isa : kIsas) {
-      if (!isa_available(isa) || decode_kernels(isa) == nullptr) continue;
-      for (DecodeDots dots : {DecodeDots::kTwoPass, DecodeDots::kOnePass}) {
-        std::vector<float> out(q.size(), NAN);
-        const AttendItem item{&view, q.data(), out.data()};
-        AttendArgs args{{&item, 1}, num_qo_heads, scale};
-        args.decode_dots = dots;
-        attend(args, pool, workspace, isa);
-        const double bound = allowed(c, dots, largest(q) * scale, largest(k), largest(v));
-        for (size_t i = 0; i < out.size(); ++i) {
-          ASSERT_NEAR(out[i], expected[i], bound) << isa_name(isa) << ", element " << i;
-          if (dots == DecodeDots::kTwoPass) {
-            squared_error += std::pow(static_cast<double>(out[i]) - expected[i], 2);
-            squared_norm += std::pow(static_cast<double>(expected[i]), 2);
-          }
-        }
-      }
-    }
-    const DecodeKernels* kernels = decode_kernels(active_isa());
-    for (const SideView* side : {&view.heads[0].k, &view.heads[0].v}) {
-      packed += side->layout->packed();
-      direct += kernels != nullptr && kernels->supports(*side->layout);
-    }
+    compare_with_reference(random_case(rng), rng, pool, workspace, tally);
+    if (HasFatalFailure()) return;
   }
   // The bound above is for the worst element; over all of them, two passes are exact to four
   // digits.
-  EXPECT_LE(std::sqrt(squared_error / squared_norm), 3e-4);
+  EXPECT_LE(std::sqrt(tally.squared_error / tally.squared_norm), 3e-4);
   if (decode_kernels(active_isa()) != nullptr) {
-    EXPECT_GE(direct, packed * 9 / 10) << "most sides are read straight from their codes";
+    EXPECT_GE(tally.direct, tally.packed * 9 / 10) << "most sides are read from their codes";
+  }
+}
+
+// Large heads, and many: a step is cut into tasks of some heads, with and without runs of pages,
+// which do or do not begin where the prefix ends.
+TEST(Decode, TasksOfSomeHeads) {
+  SplitMix64 rng(7);
+  ThreadPool pool(2);
+  for (const char* recipe : {"16", "8", "kivi-4:r32", "16+i130", "kivi-2:r32+i300"}) {
+    for (int64_t length : {100, 500, 650, 1400}) {
+      RandomCase c;
+      c.shape = {1, 12, 256};
+      c.recipe = parse_recipe(recipe);
+      c.length = length;
+      c.name = fmt::format("{}, {} tokens", recipe, length);
+      AttendWorkspace workspace;
+      Tally tally;
+      compare_with_reference(c, rng, pool, workspace, tally);
+      if (HasFatalFailure()) return;
+    }
   }
 }
 
