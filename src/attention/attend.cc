@@ -31,7 +31,7 @@ constexpr int64_t kTilesPerRun = 4 * kTilesPerPage;
 // A decode task is at least this much memory where there is so much (less is not worth a fork and a
 // merge), and a sequence is cut into about this many at most.
 constexpr int64_t kDecodeTaskBytes = int64_t{192} << 10;
-constexpr int64_t kMaxDecodeTasks = 64;
+constexpr int64_t kMaxDecodeTasks = 32;
 
 constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
 

@@ -172,6 +172,7 @@ void score_per_token(const SideLayout& layout, const std::byte* side, int32_t nu
   const int64_t row_stride = int64_t{q.fixed_dim} / kFixedLanes * kWeightBytes;
   const std::byte* weights = (passes == 2 ? q.weights : q.weights8) + first_row * row_stride;
   const float* unit = (passes == 2 ? q.unit : q.unit8) + first_row;
+  read_through(side, layout.codes_offset());
   float query_sum[kMaxHeadDim / kLanes][kMaxDecodeRows];
   for (int32_t g = 0; g < num_groups; ++g) {
     for (int32_t r = 0; r < rows; ++r) {
@@ -502,6 +503,7 @@ void add_packed_axis(const SideLayout& layout, const std::byte* side, int32_t co
   }
   int32_t group_of[kMaxValueGroups] = {};
   if constexpr (kPerChannel) {
+    read_through(side, layout.codes_offset());
     fold_probabilities<Simd>(passes, v);
   } else {
     int32_t g = 0;

@@ -149,13 +149,6 @@ struct Simd {
                               _mm512_cvtepi32_epi16(high), 1);
   }
 
-  static LOWKEY_INLINE int largest_word(__m512i x) {
-    const __m256i a = _mm256_max_epu16(_mm512_castsi512_si256(x), _mm512_extracti64x4_epi64(x, 1));
-    const __m128i b = _mm_max_epu16(_mm256_castsi256_si128(a), _mm256_extracti128_si256(a, 1));
-    const __m128i ones = _mm_set1_epi16(-1);
-    return 0xffff - _mm_extract_epi16(_mm_minpos_epu16(_mm_xor_si128(b, ones)), 0);
-  }
-
   // Halves >= 0 are in order as words.
   static LOWKEY_INLINE Fixed load_halves(const Half* p) { return _mm512_loadu_si512(p); }
   // Sixteen of them, zeros beyond.
@@ -179,13 +172,6 @@ struct Simd {
     return largest_of_lanes(
         _mm512_max_epu16(_mm512_shuffle_i64x2(a, b, 0x88), _mm512_shuffle_i64x2(a, b, 0xdd)));
   }
-  // The first dword of each 128-bit lane.
-  static LOWKEY_INLINE void store_lanes(__m512i x, void* four) {
-    const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0);
-    _mm_storeu_si128(static_cast<__m128i*>(four),
-                     _mm512_castsi512_si128(_mm512_permutexvar_epi32(order, x)));
-  }
-
   // A biased exponent of halves, at least 1, in every word: on its way to the shifts it must not
   // leave the vector registers (reading from DRAM lost a sixth of its rate to that).
   using Exponent = __m512i;
@@ -242,49 +228,57 @@ struct Simd {
   }
 
   // In one pass: bytes b with x = b * unit, for numbers up to some largest in magnitude. The second
-  // half of each 8 bytes is not used.
+  // half of each 8 bytes is not used. In vector registers all the way, as exponents.
   struct ByteScale {
-    int32_t factor, shift;
+    __m512i factor, shift;  // in every word
     float unit;
   };
-  static LOWKEY_INLINE ByteScale byte_scale(Fixed largest) {
-    const auto top = static_cast<uint32_t>(largest_word(largest)) | 1;
-    const int shift = __builtin_clz(top) - 17;  // top << shift has 15 bits
-    const uint32_t factor = (16256u << 15) / (top << shift);
-    ByteScale scale;
-    scale.factor = static_cast<int32_t>(factor > 32767 ? 32767 : factor);
-    scale.shift = shift;
-    scale.unit =
-        128.0f * 32768.0f / (static_cast<float>(scale.factor) * static_cast<float>(1 << shift));
-    return scale;
-  }
-  // The same for four vectors.
-  static LOWKEY_INLINE void byte_scales(const Fixed* x, ByteScale* four) {
-    Fixed magnitude[4];
-    for (int i = 0; i < 4; ++i) magnitude[i] = _mm512_abs_epi16(x[i]);
-    const __m512i top =
-        _mm512_or_si512(_mm512_srli_epi32(largest_words(magnitude), 16), _mm512_set1_epi32(1));
+  // Of the largest word in every place of each 128-bit lane.
+  static LOWKEY_INLINE ByteScale byte_scales_of(__m512i largest) {
+    const __m512i top = _mm512_or_si512(_mm512_srli_epi32(largest, 16), _mm512_set1_epi32(1));
+    // top << shift has 15 bits
     const __m512i shift = _mm512_sub_epi32(
         _mm512_set1_epi32(14), _mm512_cvtps_epi32(_mm512_getexp_ps(_mm512_cvtepi32_ps(top))));
     const __m512 shifted = _mm512_cvtepi32_ps(_mm512_sllv_epi32(top, shift));
     const __m512i factor = _mm512_min_epi32(
         _mm512_cvttps_epi32(_mm512_div_ps(_mm512_set1_ps(16256.0f * 32768.0f), shifted)),
         _mm512_set1_epi32(32767));
-    const __m512 scaled =
-        _mm512_mul_ps(_mm512_cvtepi32_ps(factor),
-                      _mm512_cvtepi32_ps(_mm512_sllv_epi32(_mm512_set1_epi32(1), shift)));
-    int32_t factors[4], shifts[4];
-    float units[4];
-    store_lanes(factor, factors);
-    store_lanes(shift, shifts);
-    store_lanes(_mm512_castps_si512(_mm512_div_ps(_mm512_set1_ps(128.0f * 32768.0f), scaled)),
-                units);
-    for (int i = 0; i < 4; ++i) four[i] = {factors[i], shifts[i], units[i]};
+    const auto both = [](__m512i x) { return _mm512_or_si512(x, _mm512_slli_epi32(x, 16)); };
+    return {both(factor), both(shift), 0.0f};
+  }
+  static LOWKEY_INLINE float byte_unit(__m512i factor, __m512i shift) {
+    const __m128i f = _mm_and_si128(_mm512_castsi512_si128(factor), _mm_set1_epi32(0xffff));
+    const __m128i s = _mm_and_si128(_mm512_castsi512_si128(shift), _mm_set1_epi32(0xffff));
+    // 2^22 / (factor * 2^shift)
+    const __m128 power =
+        _mm_castsi128_ps(_mm_slli_epi32(_mm_sub_epi32(_mm_set1_epi32(22 + 127), s), 23));
+    return _mm_cvtss_f32(_mm_div_ss(power, _mm_cvtepi32_ps(f)));
+  }
+  static LOWKEY_INLINE ByteScale byte_scale(Fixed largest) {
+    largest = _mm512_max_epu16(largest, _mm512_shuffle_i64x2(largest, largest, 0x4e));
+    largest = _mm512_max_epu16(largest, _mm512_shuffle_i64x2(largest, largest, 0xb1));
+    ByteScale scale = byte_scales_of(largest_of_lanes(largest));
+    scale.unit = byte_unit(scale.factor, scale.shift);
+    return scale;
+  }
+  // The same for four vectors.
+  static LOWKEY_INLINE void byte_scales(const Fixed* x, ByteScale* four) {
+    Fixed magnitude[4];
+    for (int i = 0; i < 4; ++i) magnitude[i] = _mm512_abs_epi16(x[i]);
+    const ByteScale all = byte_scales_of(largest_words(magnitude));
+    four[0] = {_mm512_shuffle_i64x2(all.factor, all.factor, 0x00),
+               _mm512_shuffle_i64x2(all.shift, all.shift, 0x00), 0.0f};
+    four[1] = {_mm512_shuffle_i64x2(all.factor, all.factor, 0x55),
+               _mm512_shuffle_i64x2(all.shift, all.shift, 0x55), 0.0f};
+    four[2] = {_mm512_shuffle_i64x2(all.factor, all.factor, 0xaa),
+               _mm512_shuffle_i64x2(all.shift, all.shift, 0xaa), 0.0f};
+    four[3] = {_mm512_shuffle_i64x2(all.factor, all.factor, 0xff),
+               _mm512_shuffle_i64x2(all.shift, all.shift, 0xff), 0.0f};
+    for (int i = 0; i < 4; ++i) four[i].unit = byte_unit(four[i].factor, four[i].shift);
   }
   static LOWKEY_INLINE void store_weights8(Fixed x, const ByteScale& scale, std::byte* out) {
     // Up to 16256 = 127 * 128, then to the nearest 128.
-    x = _mm512_mulhrs_epi16(_mm512_sll_epi16(x, _mm_cvtsi32_si128(scale.shift)),
-                            _mm512_set1_epi16(static_cast<int16_t>(scale.factor)));
+    x = _mm512_mulhrs_epi16(_mm512_sllv_epi16(x, scale.shift), scale.factor);
     x = _mm512_slli_epi16(_mm512_add_epi16(x, _mm512_set1_epi16(64)), 1);
     const __m512i order = _mm512_broadcast_i32x4(
         _mm_setr_epi8(1, 3, 5, 7, -1, -1, -1, -1, 9, 11, 13, 15, -1, -1, -1, -1));

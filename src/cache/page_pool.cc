@@ -54,13 +54,13 @@ std::span<std::byte> map_chunk(int64_t bytes) {
 
 }  // namespace
 
-PageRef::PageRef(const PageRef& other) : pool_(other.pool_), page_(other.page_) {
+PageRef::PageRef(const PageRef& other) : page_(other.page_), data_(other.data_) {
   if (page_) page_->references.fetch_add(1, std::memory_order_relaxed);
 }
 
 PageRef::~PageRef() {
   if (page_ && page_->references.fetch_sub(1, std::memory_order_acq_rel) == 1) {
-    pool_->release(page_);
+    page_->pool->release(page_);
   }
 }
 
@@ -127,6 +127,7 @@ void PagePool::grow(SizeClass& size_class, int32_t index) {
   // memory.
   for (int64_t i = count - 1; i >= 0; --i) {
     headers[static_cast<size_t>(i)].data = chunk.data() + i * size_class.bytes;
+    headers[static_cast<size_t>(i)].pool = this;
     headers[static_cast<size_t>(i)].size_class = index;
     size_class.free.push_back(&headers[static_cast<size_t>(i)]);
   }
@@ -162,7 +163,7 @@ PageRef PagePool::allocate(int64_t bytes) {
   }
   std::memset(page->data, 0, static_cast<size_t>(bytes));
   page->references.store(1, std::memory_order_relaxed);
-  return {this, page};
+  return PageRef(page);
 }
 
 PageRef PagePool::copy(const PageRef& page) {

@@ -27,34 +27,37 @@ class PagePool;
 
 struct Page {
   std::byte* data = nullptr;
+  PagePool* pool = nullptr;
   std::atomic<int32_t> references{0};
   int32_t size_class = 0;
 };
 
-// Owns one reference to a page.
+// Owns one reference to a page. Where its bytes lie is known without looking at the page's header:
+// between two pages of a decode step, that look would be a read from memory that everything waits
+// for.
 class PageRef {
  public:
   PageRef() = default;
   PageRef(const PageRef& other);
   PageRef(PageRef&& other) noexcept
-      : pool_(std::exchange(other.pool_, nullptr)), page_(std::exchange(other.page_, nullptr)) {}
+      : page_(std::exchange(other.page_, nullptr)), data_(std::exchange(other.data_, nullptr)) {}
   PageRef& operator=(PageRef other) noexcept {
-    std::swap(pool_, other.pool_);
     std::swap(page_, other.page_);
+    std::swap(data_, other.data_);
     return *this;
   }
   ~PageRef();
 
-  const std::byte* data() const { return page_->data; }
-  std::byte* mutable_data() const { return page_->data; }
+  const std::byte* data() const { return data_; }
+  std::byte* mutable_data() const { return data_; }
   bool shared() const { return page_->references.load(std::memory_order_acquire) > 1; }
   explicit operator bool() const { return page_ != nullptr; }
 
  private:
   friend class PagePool;
-  PageRef(PagePool* pool, Page* page) : pool_(pool), page_(page) {}
-  PagePool* pool_ = nullptr;
+  explicit PageRef(Page* page) : page_(page), data_(page->data) {}
   Page* page_ = nullptr;
+  std::byte* data_ = nullptr;
 };
 
 enum class BufferUse : uint8_t { kWindow, kPrefix, kSavePoint };
