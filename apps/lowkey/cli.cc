@@ -42,6 +42,14 @@ constexpr const char* kBenchExamples = R"(Examples:
   lowkey bench model.gguf -p 128,4k -n 0 -r 10 --json results.json
 )";
 
+constexpr const char* kPlanExamples = R"(Examples:
+  lowkey plan model.gguf                                   at 4,096 tokens, the usual recipes
+  lowkey plan model.gguf --kv kivi-2:r32 -c 32k -b 8       8 sequences of 32,768 tokens
+  lowkey plan model.gguf --memory 16GiB                    how long a context, how large a batch
+  lowkey plan --arch Llama-3.1-8B --weights-bits 4.5       a well-known model, without its file
+  lowkey plan --arch list
+)";
+
 constexpr const char* kInspectExamples = R"(Examples:
   lowkey inspect model.gguf                         what it is, and what its KV cache costs
   lowkey inspect model.gguf --kv kivi-2 --ctx 32k   what that recipe costs at 32,768 tokens
@@ -265,6 +273,31 @@ void add_bench(CLI::App& bench, BenchOptions& options) {
   bench.add_flag("--no-color", options.no_color, "no colours (also: NO_COLOR)");
 }
 
+void add_plan(CLI::App& plan, PlanOptions& options) {
+  plan.footer(footer(kPlanExamples));
+  auto* model = plan.add_option("model,-m,--model", options.model,
+                                "a .gguf file or a Hugging Face folder; only its headers are read")
+                    ->type_name("MODEL");
+  auto* arch = plan.add_option("--arch", options.arch,
+                               "instead: a well-known model's public shape; 'list' shows them")
+                   ->type_name("NAME")
+                   ->excludes(model);
+  add_recipes(plan, options.kv,
+              "plan with this; may be given again; default 16, 8, 4, kivi-4, kivi-2");
+  add_count(plan, "-c,--ctx", options.ctx, "tokens of each sequence; default 4096");
+  add_count(plan, "-b,--batch", options.batch, "sequences; default 1");
+  add_parsed(plan, "--memory", options.memory, parse_bytes, "a size such as 16GiB or 80GB",
+             "also: the longest context and the largest batch that fit this")
+      ->type_name("SIZE");
+  plan.add_option("--weights-bits", options.weight_bits,
+                  "with --arch: bits of each parameter; default 16")
+      ->check(within(0.5, 64.0))
+      ->needs(arch)
+      ->type_name("N");
+  plan.add_flag("--json", options.json, "JSON instead of text");
+  plan.add_flag("--no-color", options.no_color, "no colours (also: NO_COLOR)");
+}
+
 void add_inspect(CLI::App& inspect, InspectOptions& options) {
   inspect.footer(footer(kInspectExamples));
   inspect
@@ -308,16 +341,19 @@ int parse_and_call(int argc, const char* const* argv, const Verbs& verbs, std::o
   RunOptions run_options;
   EvalOptions eval_options;
   BenchOptions bench_options;
+  PlanOptions plan_options;
   InspectOptions inspect_options;
   CLI::App& run = *app.add_subcommand("run", "generate or chat from a quantized cache");
   CLI::App& eval =
       *app.add_subcommand("eval", "one table: what each precision costs in quality and memory");
   CLI::App& bench = *app.add_subcommand("bench", "tokens per second, per cache recipe and depth");
+  CLI::App& plan = *app.add_subcommand("plan", "how much memory a model needs, and what fits");
   CLI::App& inspect =
       *app.add_subcommand("inspect", "what a model, a tensor file or a recipe holds");
   add_run(run, run_options);
   add_eval(eval, eval_options);
   add_bench(bench, bench_options);
+  add_plan(plan, plan_options);
   add_inspect(inspect, inspect_options);
 
   if (argc < 2) {
@@ -329,10 +365,12 @@ int parse_and_call(int argc, const char* const* argv, const Verbs& verbs, std::o
     return kExitUsage;
   };
   const std::string verb = argv[1];
-  const bool known = verb == "run" || verb == "eval" || verb == "bench" || verb == "inspect";
+  const bool known =
+      verb == "run" || verb == "eval" || verb == "bench" || verb == "plan" || verb == "inspect";
   const std::string help = known ? "lowkey " + verb : "lowkey";
   if (!known && !verb.starts_with('-')) {
-    return usage_error(fmt::format("unknown verb '{}': run, eval, bench or inspect", verb), help);
+    return usage_error(fmt::format("unknown verb '{}': run, eval, bench, plan or inspect", verb),
+                       help);
   }
   try {
     app.parse(argc, argv);
@@ -342,16 +380,20 @@ int parse_and_call(int argc, const char* const* argv, const Verbs& verbs, std::o
     const bool no_model = (run.parsed() && run_options.model.empty()) ||
                           (eval.parsed() && eval_options.model.empty()) ||
                           (bench.parsed() && bench_options.model.empty());
-    const std::string what = !known     ? "a verb comes first: run, eval, bench or inspect"
+    const std::string what = !known     ? "a verb comes first: run, eval, bench, plan or inspect"
                              : no_model ? "no MODEL given"
                                         : error.what();
     return usage_error(what, help);
   } catch (const CLI::ParseError& error) {
     return usage_error(error.what(), help);
   }
+  if (plan.parsed() && plan_options.model.empty() && !plan_options.arch) {
+    return usage_error("no MODEL given, and no --arch", help);
+  }
   if (run.parsed()) return call("run", verbs.run, run_options);
   if (eval.parsed()) return call("eval", verbs.eval, eval_options);
   if (bench.parsed()) return call("bench", verbs.bench, bench_options);
+  if (plan.parsed()) return call("plan", verbs.plan, plan_options);
   return call("inspect", verbs.inspect, inspect_options);
 }
 

@@ -54,18 +54,11 @@ struct Report {
     const bool speed = evaluation.reference.tokens_per_second > 0;
     if (speed) columns.push_back({"tok/s", Align::kRight});
     Table table(columns);
-    std::string legend;
-    char letter = 'a';
+    Legend legend(kLongLabel);
     for (const EvaluatedRecipe* row : rows()) {
       const bool reference = row == &evaluation.reference;
-      std::string label = row->label;
-      if (label.size() > kLongLabel) {
-        legend += fmt::format("({}) {}\n", letter, label);
-        label = fmt::format("({})", letter);
-        letter = letter == 'z' ? 'A' : static_cast<char>(letter + 1);
-      }
       std::vector<std::string> cells = {
-          label,
+          legend.label(row->label),
           fmt::format("{:.2f}", row->summary.perplexity),
           reference ? "" : fmt::format("{:+.2f}%", delta_percent(*row, evaluation.reference)),
           reference ? "" : small(row->summary.kl_mean),
@@ -78,7 +71,7 @@ struct Report {
       if (speed) cells.push_back(fmt::format("{:.1f}", row->tokens_per_second));
       table.add_row(std::move(cells));
     }
-    return table.text(terminal) + legend;
+    return table.text(terminal) + legend.text();
   }
 
   std::string json() const {

@@ -106,4 +106,12 @@ std::string Table::markdown() const {
   return out;
 }
 
+std::string Legend::label(const std::string& text) {
+  if (text.size() <= longest_) return text;
+  std::string label = fmt::format("({})", letter_);
+  text_ += fmt::format("{} {}\n", label, text);
+  letter_ = letter_ == 'z' ? 'A' : static_cast<char>(letter_ + 1);
+  return label;
+}
+
 }  // namespace lowkey

@@ -37,4 +37,17 @@ class Table {
   std::vector<std::vector<std::string>> rows_;
 };
 
+// Recipes in a table: those too long for it become (a), (b), ... and are written out below.
+class Legend {
+ public:
+  explicit Legend(size_t longest_label) : longest_(longest_label) {}
+  std::string label(const std::string& text);
+  const std::string& text() const { return text_; }  // a line per letter
+
+ private:
+  size_t longest_;
+  char letter_ = 'a';
+  std::string text_;
+};
+
 }  // namespace lowkey

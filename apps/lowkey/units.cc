@@ -53,4 +53,24 @@ std::optional<int64_t> parse_count(std::string_view text) {
   return value;
 }
 
+std::optional<int64_t> parse_bytes(std::string_view text) {
+  double value = 0;
+  const auto [end, error] =
+      std::from_chars(text.data(), text.data() + text.size(), value, std::chars_format::fixed);
+  if (error != std::errc() || !(value >= 0)) return std::nullopt;
+  std::string unit;
+  for (const char* c = end; c != text.data() + text.size(); ++c) {
+    unit += static_cast<char>(*c >= 'A' && *c <= 'Z' ? *c - 'A' + 'a' : *c);
+  }
+  if (!unit.empty() && unit != "b") {
+    constexpr std::string_view kSteps = "kmgtp";
+    const size_t step = kSteps.find(unit[0]);
+    const std::string_view rest = std::string_view(unit).substr(1);
+    if (step == kSteps.npos || (!rest.empty() && rest != "b" && rest != "ib")) return std::nullopt;
+    value *= std::pow(rest == "b" ? 1000.0 : 1024.0, static_cast<double>(step + 1));
+  }
+  if (!(value < 0x1p63)) return std::nullopt;
+  return static_cast<int64_t>(value);
+}
+
 }  // namespace lowkey

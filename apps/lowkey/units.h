@@ -14,4 +14,8 @@ std::string with_separators(int64_t number);  // "1,234,567"
 // "4096", "32k" (32 * 1024), "1m": token counts. Nothing if it is not one, or beyond int64.
 std::optional<int64_t> parse_count(std::string_view text);
 
+// "16GiB", "512m", "1.5g" (1024 each step, as the tools of Unix mean it), "80GB" (1000 each step),
+// "4096": bytes. Nothing if it is not one, or beyond int64.
+std::optional<int64_t> parse_bytes(std::string_view text);
+
 }  // namespace lowkey

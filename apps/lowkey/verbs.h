@@ -67,6 +67,18 @@ struct BenchOptions {
   bool no_color = false;
 };
 
+struct PlanOptions {
+  std::string model;                  // a file or folder; empty: `arch`
+  std::optional<std::string> arch;    // a well-known model by name; "list": all of them
+  std::vector<std::string> kv;        // absent: a usual few
+  std::optional<int64_t> ctx;         // absent: 4096, or the model's if that is less
+  int64_t batch = 1;                  // sequences of ctx tokens each
+  std::optional<int64_t> memory;      // bytes that everything should fit into
+  std::optional<double> weight_bits;  // with arch: of each parameter; absent: 16
+  bool json = false;
+  bool no_color = false;
+};
+
 struct InspectOptions {
   std::string path;                  // a model, a safetensors file, a recipe file or short form
   std::vector<std::string> kv;       // absent: a usual few
@@ -79,6 +91,7 @@ struct InspectOptions {
 int run_verb(const RunOptions& options);
 int eval_verb(const EvalOptions& options);
 int bench_verb(const BenchOptions& options);
+int plan_verb(const PlanOptions& options);
 int inspect_verb(const InspectOptions& options);
 
 }  // namespace lowkey

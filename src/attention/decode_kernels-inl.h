@@ -81,6 +81,9 @@ LOWKEY_NOINLINE void fold_keys(const SideLayout& layout, const Half* scales, int
   for (int32_t g = 0; g < groups; ++g) {
     const Half* scale = scales + g * 2 * dim;
     const Half* zero_point = scale + dim;
+    if (rows >= kRowsThatReadAhead) {
+      read_ahead(reinterpret_cast<const std::byte*>(scale), dim * 4);
+    }
     typename Simd::Fixed largest{};
 #pragma GCC unroll 4
     for (int32_t i = 0; i < dim / kFixedLanes; ++i) {
@@ -239,6 +242,7 @@ LOWKEY_NOINLINE void score_sixteen(const std::byte* keys, int32_t count, int32_t
       // Keys that are not there: the last one again.
       const int32_t t = quad * 4 + k;
       key[k] = keys + (t < count ? t : count - 1) * row_bytes;
+      if (kRows >= kRowsThatReadAhead) read_ahead(key[k], static_cast<int32_t>(row_bytes));
 #pragma GCC unroll 4
       for (int r = 0; r < kRows; ++r) part[r][k] = Floats{};
     }
@@ -390,6 +394,9 @@ LOWKEY_NOINLINE void fold_values(const SideLayout& layout, const Half* scales, i
   for (int32_t tile = 0; tile < v.num_tiles; ++tile) {
     // A tile: scales of its groups, 32 tokens each, then zero points.
     const Half* scale = scales + tile * 2 * zero_stride + first_group * kTileTokens;
+    if (v.rows >= kRowsThatReadAhead) {
+      read_ahead(reinterpret_cast<const std::byte*>(scale), kGroups * kTileTokens * 4);
+    }
     typename Simd::Fixed halves[4] = {};
 #pragma GCC unroll 4
     for (int g = 0; g < kGroups; ++g) halves[g] = Simd::load_halves(scale + g * kTileTokens);
@@ -546,6 +553,9 @@ LOWKEY_INLINE void add_columns(const std::byte* values, int64_t row_bytes, int64
   Floats sum[kRows][kColumns] = {};
 #pragma GCC unroll 2
   for (int64_t t = 0; t < count; ++t) {
+    if (kRows >= kRowsThatReadAhead && c == 0) {
+      read_ahead(values + t * row_bytes, static_cast<int32_t>(row_bytes));
+    }
     Floats x[kColumns];
 #pragma GCC unroll 8
     for (int i = 0; i < kColumns; ++i) {

@@ -33,6 +33,10 @@ class CliTest : public testing::Test {
       bench_ = options;
       return kExitOk;
     };
+    verbs_.plan = [this](const PlanOptions& options) {
+      plan_ = options;
+      return kExitOk;
+    };
     verbs_.inspect = [this](const InspectOptions& options) {
       inspect_ = options;
       return kExitOk;
@@ -50,6 +54,7 @@ class CliTest : public testing::Test {
   std::optional<RunOptions> run_;
   std::optional<EvalOptions> eval_;
   std::optional<BenchOptions> bench_;
+  std::optional<PlanOptions> plan_;
   std::optional<InspectOptions> inspect_;
   std::ostringstream out_, err_;
 };
@@ -194,10 +199,29 @@ TEST_F(CliTest, Inspect) {
   EXPECT_TRUE(inspect_->json);
 }
 
+TEST_F(CliTest, Plan) {
+  ASSERT_EQ(call({"plan", "m.gguf"}), kExitOk) << err_.str();
+  EXPECT_EQ(plan_->model, "m.gguf");
+  EXPECT_EQ(plan_->batch, 1);
+  EXPECT_THAT(plan_->kv, IsEmpty());
+  EXPECT_FALSE(plan_->arch || plan_->ctx || plan_->memory || plan_->weight_bits || plan_->json);
+  ASSERT_EQ(call({"plan", "--arch", "Llama-2-7B", "--kv", "16", "--kv", "0=8,*=4", "-c", "32k",
+                  "-b", "8", "--memory", "16GiB", "--weights-bits", "4.5", "--json"}),
+            kExitOk)
+      << err_.str();
+  EXPECT_EQ(plan_->arch, "Llama-2-7B");
+  EXPECT_THAT(plan_->kv, ElementsAre("16", "0=8,*=4"));
+  EXPECT_EQ(plan_->ctx, 32768);
+  EXPECT_EQ(plan_->batch, 8);
+  EXPECT_EQ(plan_->memory, int64_t{16} << 30);
+  EXPECT_EQ(plan_->weight_bits, 4.5);
+  EXPECT_TRUE(plan_->json && plan_->model.empty());
+}
+
 TEST_F(CliTest, HelpOfEveryVerbHasExamplesAndGoesToOut) {
   ASSERT_EQ(call({"--help"}), kExitOk);
   EXPECT_THAT(out_.str(), HasSubstr("inspect"));
-  for (const char* verb : {"run", "eval", "bench", "inspect"}) {
+  for (const char* verb : {"run", "eval", "bench", "plan", "inspect"}) {
     ASSERT_EQ(call({verb, "--help"}), kExitOk) << verb;
     EXPECT_THAT(out_.str(), HasSubstr("Examples:\n  lowkey " + std::string(verb))) << verb;
     EXPECT_THAT(out_.str(), HasSubstr("kivi-4")) << verb;
@@ -205,7 +229,7 @@ TEST_F(CliTest, HelpOfEveryVerbHasExamplesAndGoesToOut) {
     std::istringstream lines(out_.str());
     for (std::string line; std::getline(lines, line);) EXPECT_LE(line.size(), 100u) << line;
   }
-  EXPECT_FALSE(run_ || eval_ || inspect_);
+  EXPECT_FALSE(run_ || eval_ || plan_ || inspect_);
 }
 
 TEST_F(CliTest, Version) {
@@ -229,24 +253,30 @@ class CliRefuses : public CliTest, public testing::WithParamInterface<Wrong> {};
 TEST_P(CliRefuses, WithTwoAndAPointerToHelp) {
   EXPECT_EQ(call(GetParam().arguments), kExitUsage);
   const std::string verb = GetParam().arguments[0];
-  const bool known = verb == "run" || verb == "eval" || verb == "bench" || verb == "inspect";
+  const bool known =
+      verb == "run" || verb == "eval" || verb == "bench" || verb == "plan" || verb == "inspect";
   EXPECT_EQ(err_.str(), std::string("lowkey: error: ") + GetParam().message + "\nSee 'lowkey " +
                             (known ? verb + " " : "") + "--help'.\n");
   EXPECT_THAT(out_.str(), IsEmpty());
-  EXPECT_FALSE(run_ || eval_ || inspect_);
+  EXPECT_FALSE(run_ || eval_ || plan_ || inspect_);
 }
 
 INSTANTIATE_TEST_SUITE_P(
     Usage, CliRefuses,
     testing::Values(
-        Wrong{{"chat"}, "unknown verb 'chat': run, eval, bench or inspect"},
-        Wrong{{"--bogus"}, "a verb comes first: run, eval, bench or inspect"},
+        Wrong{{"chat"}, "unknown verb 'chat': run, eval, bench, plan or inspect"},
+        Wrong{{"--bogus"}, "a verb comes first: run, eval, bench, plan or inspect"},
         Wrong{{"bench"}, "no MODEL given"},
         Wrong{{"bench", "m", "-d", "0,deep"},
               "-d,--n-depth: 'deep' is not a count such as 128 or 4k"},
         Wrong{{"bench", "m", "-p", "-5"}, "-p,--n-prompt: '-5' is not a count such as 128 or 4k"},
         Wrong{{"bench", "m", "-r", "0"},
               "-r,--repetitions: '0' is not a count of at least 1, such as 4096 or 32k"},
+        Wrong{{"plan"}, "no MODEL given, and no --arch"},
+        Wrong{{"plan", "m", "--arch", "x"}, "--model excludes --arch"},
+        Wrong{{"plan", "m", "--weights-bits", "4"}, "--weights-bits requires --arch"},
+        Wrong{{"plan", "m", "--memory", "much"},
+              "--memory: 'much' is not a size such as 16GiB or 80GB"},
         Wrong{{"run"}, "no MODEL given"}, Wrong{{"eval"}, "no MODEL given"},
         Wrong{{"eval", "m"}, "--text is required"}, Wrong{{"inspect"}, "path is required"},
         Wrong{{"run", "m", "--bogus"}, "The following argument was not expected: --bogus"},

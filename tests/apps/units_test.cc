@@ -58,5 +58,19 @@ TEST(Units, Counts) {
   }
 }
 
+TEST(Units, Sizes) {
+  EXPECT_EQ(parse_bytes("4096"), 4096);
+  EXPECT_EQ(parse_bytes("640B"), 640);
+  EXPECT_EQ(parse_bytes("16GiB"), int64_t{16} << 30);
+  EXPECT_EQ(parse_bytes("16g"), int64_t{16} << 30);
+  EXPECT_EQ(parse_bytes("1.5k"), 1536);
+  EXPECT_EQ(parse_bytes("80GB"), 80'000'000'000);
+  EXPECT_EQ(parse_bytes("0.5tb"), 500'000'000'000);
+  for (const char* wrong : {"", "GiB", "-1", "+1", "1x", "1kk", "1ib", "1 GiB", "1gibs", "1e9",
+                            "nan", "inf", "8192P"}) {
+    EXPECT_EQ(parse_bytes(wrong), std::nullopt) << wrong;
+  }
+}
+
 }  // namespace
 }  // namespace lowkey

@@ -14,6 +14,9 @@ BENCH = pathlib.Path(__file__).resolve().parents[2] / "bench"
 ATTENTION_KEYS = (
     "engine path k_bits v_bits group gqa head_dim threads isa mth_per_s share_of_stream ratio_to_f16".split()
 )
+STACK_KEYS = (
+    "engine kv code_bits stored_bits batch context threads isa tok_per_s median_tok_per_s stream_gb_per_s".split()
+)
 GENERATION_KEYS = "engine kv threads test n_depth avg_ts stddev_ts".split()
 
 
@@ -66,16 +69,53 @@ def generation(lowkey: str, write_model: str) -> None:
         assert bad.returncode == 1 and "context is 512 tokens" in bad.stderr, bad
 
 
+def stack(bench: str) -> None:
+    # Small enough for milliseconds, large enough for every arm to have two sequences and more than a chunk of pages.
+    shape = ["--budget", "0.004", "--layers", "2", "--heads", "2", "--head-dim", "64", "--context", "700"]
+    shape += ["--rounds", "1", "--steps", "1", "--stream-megabytes", "8", "--threads", "2"]
+    text = run(sys.executable, "-m", "attention.stack", "--bench", bench, *shape, "--json", "-")
+    rows = {row["kv"]: row for row in rows_of(text, STACK_KEYS)}
+    assert list(rows) == ["16", "kivi-2:r32", "kivi-2", "kivi-8:r32", "KVTuner C6", "KVTuner C3"], rows
+    for row in rows.values():
+        assert row["batch"] >= 2 and row["tok_per_s"] > 0 and row["relative_error"] < 0.01, row
+        assert 0 < row["kv_bytes"] <= 4_000_000, row
+        if "against" in row:
+            assert row["ratio"] > 0 and row["ratio_by_stream"] > 0 and row["target"] > 0, row
+            # One sequence's bytes against the other's.
+            base = rows[row["against"]]
+            limit = base["kv_bytes"] / base["batch"] / (row["kv_bytes"] / row["batch"])
+            assert abs(row["byte_limit"] / limit - 1) < 1e-9, row
+    assert [row["kv"] for row in rows.values() if "against" not in row] == ["16", "kivi-8:r32"]
+    # The table for people, some arms, the published mixes on the published shape, and what is refused.
+    table = run(sys.executable, "-m", "attention.stack", "--bench", bench, *shape, "--only", "C3", "--markdown")
+    assert "| kivi-8:r32 |" in table and "| 16 " not in table, table
+    shape[shape.index("--layers") + 1] = "32"
+    shape[shape.index("--budget") + 1] = "0.02"
+    text = run(sys.executable, "-m", "attention.stack", "--bench", bench, *shape, "--only", "KVTuner", "--json", "-")
+    bits = {row["kv"]: round(row["code_bits"], 2) for row in json.loads(text)}
+    assert bits == {"kivi-8:r32": 8.0, "KVTuner C6": 5.91, "KVTuner C3": 3.25}, bits
+    for options, words in (
+        (["--budget", "0.0001"], "needs"),
+        (["--budget", "much"], "not a number"),
+        (["--x", "1"], "--x"),
+    ):
+        bad = subprocess.run([bench, *options], capture_output=True, text=True, check=False)
+        assert bad.returncode == 1 and len(bad.stderr.splitlines()) == 1 and words in bad.stderr, bad
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     kinds = parser.add_subparsers(dest="kind", required=True)
     kinds.add_parser("attention").add_argument("--bench", required=True)
+    kinds.add_parser("stack").add_argument("--bench", required=True)
     of_generation = kinds.add_parser("generation")
     of_generation.add_argument("--lowkey", required=True)
     of_generation.add_argument("--write-model", required=True)
     arguments = parser.parse_args()
     if arguments.kind == "attention":
         attention(arguments.bench)
+    elif arguments.kind == "stack":
+        stack(arguments.bench)
     else:
         generation(arguments.lowkey, arguments.write_model)
 

@@ -1,0 +1,271 @@
+#include "plan.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <nlohmann/json.hpp>
+#include <vector>
+
+#include "architectures.h"
+#include "core/error.h"
+#include "load/model_file.h"
+#include "memory_plan.h"
+#include "table.h"
+#include "tensor_summary.h"
+#include "units.h"
+
+namespace lowkey {
+namespace {
+
+using Json = nlohmann::ordered_json;
+using Align = Table::Align;
+
+constexpr int64_t kUsualContext = 4096;
+constexpr const char* kUsualRecipes[] = {"16", "8", "4", "kivi-4", "kivi-2"};
+constexpr double kUsualWeightBits = 16;
+constexpr size_t kLongLabel = 16;  // longer recipes are written out below the table
+
+// What is planned: a file's configuration, or a well-known one.
+struct PlannedModel {
+  std::string source;  // the file, or where the figures are from
+  ModelConfig config;
+  int64_t weight_bytes = 0;
+  std::string weights_text;
+};
+
+PlannedModel planned_architecture(const PlanOptions& options) {
+  const auto arch = find_architecture(*options.arch);
+  if (!arch) {
+    fail(ErrorCode::kInvalidArgument, "--arch: no '{}' here: lowkey plan --arch list shows all",
+         *options.arch);
+  }
+  const double bits = options.weight_bits.value_or(kUsualWeightBits);
+  PlannedModel model;
+  model.source = "public configuration";
+  model.config = arch->config();
+  model.weight_bytes = std::llround(static_cast<double>(arch->parameters()) * bits / 8);
+  model.weights_text = fmt::format("{} ({} parameters of {:g} bits)",
+                                   human_bytes(static_cast<uint64_t>(model.weight_bytes)),
+                                   with_separators(arch->parameters()), bits);
+  return model;
+}
+
+PlannedModel planned_file(const PlanOptions& options) {
+  const ModelFile file = ModelFile::open(options.model);
+  PlannedModel model;
+  model.source = file.path().string();
+  model.config = file.config();
+  if (model.config.name.empty()) model.config.name = file.path().filename().string();
+  model.weight_bytes = static_cast<int64_t>(file.weight_bytes());
+  model.weights_text = fmt::format("{} (as in the file)", human_bytes(file.weight_bytes()));
+  return model;
+}
+
+struct Row {
+  std::string recipe;
+  double code_bits = 0;
+  double stored_bits = 0;
+  MemoryNeed need;
+  double ratio = 0;         // the 16-bit total / this one
+  int64_t longest_ctx = 0;  // the next two: within --memory
+  int64_t largest_batch = 0;
+};
+
+class Report {
+ public:
+  Report(PlannedModel model, const PlanOptions& options)
+      : model_(std::move(model)), options_(options), ctx_(context()) {
+    const MemoryPlan plain(parse_recipe("16"), model_.config, model_.weight_bytes);
+    const auto total16 = static_cast<double>(plain.need(ctx_, options_.batch).total());
+    for (const std::string& recipe : options_.kv) rows_.push_back(row(recipe, total16));
+    if (!options_.kv.empty()) return;
+    for (const char* recipe : kUsualRecipes) {
+      try {
+        rows_.push_back(row(recipe, total16));
+      } catch (const Error& error) {
+        // A head_dim that packed formats cannot take, or groups that do not divide it.
+        if (error.code() != ErrorCode::kUnsupported && error.code() != ErrorCode::kInvalidArgument)
+          throw;
+      }
+    }
+  }
+
+  std::string text(const Terminal& terminal) const {
+    const ModelConfig& config = model_.config;
+    const Facts facts = {{"layers", fmt::format("{}", config.num_layers)},
+                         {"heads", fmt::format("{} query, {} KV, head_dim {}", config.num_qo_heads,
+                                               config.num_kv_heads, config.head_dim)},
+                         {"context", with_separators(config.max_context)},
+                         {"weights", model_.weights_text}};
+    std::string out =
+        facts_text(fmt::format("{} ({})", config.name, model_.source), facts, terminal);
+    std::string heading = fmt::format("Memory at {} tokens", with_separators(ctx_));
+    if (options_.batch > 1) heading += fmt::format(" x {}", with_separators(options_.batch));
+    if (options_.memory) {
+      heading +=
+          fmt::format(", and what fits {}", human_bytes(static_cast<uint64_t>(*options_.memory)));
+    }
+    out += fmt::format("\n{}\n{}", paint(terminal, Ink::kBold, heading), table(terminal));
+    out += fmt::format(
+        "total: weights, KV cache as allocated (whole pages, exact windows), and workspace: an\n"
+        "estimate of activations, logits and attention's partial results. Prompts need {} more\n"
+        "where they run in bf16 (AVX512_BF16, weights other than f32), else libtorch's buffers.\n",
+        human_bytes(static_cast<uint64_t>(prompt_weights_bytes(config))));
+    if (config.max_context > 0 && ctx_ > config.max_context) {
+      out += fmt::format("{} tokens are beyond the model's context.\n", with_separators(ctx_));
+    }
+    return out;
+  }
+
+  std::string json() const {
+    const ModelConfig& config = model_.config;
+    Json json = {{"kind", "plan"},
+                 {"model", config.name},
+                 {"source", model_.source},
+                 {"num_layers", config.num_layers},
+                 {"num_qo_heads", config.num_qo_heads},
+                 {"num_kv_heads", config.num_kv_heads},
+                 {"head_dim", config.head_dim},
+                 {"max_context", config.max_context},
+                 {"ctx", ctx_},
+                 {"batch", options_.batch},
+                 {"memory_bytes", options_.memory ? Json(*options_.memory) : Json()},
+                 {"prompt_weights_bytes", prompt_weights_bytes(config)},
+                 {"plans", Json::array()}};
+    for (const Row& row : rows_) {
+      Json plan = {{"recipe", row.recipe},
+                   {"code_bits", row.code_bits},
+                   {"stored_bits", row.stored_bits},
+                   {"kv_bytes_per_token", bytes_per_token(row)},
+                   {"kv_page_bytes", row.need.kv.pages},
+                   {"kv_window_bytes", row.need.kv.windows},
+                   {"kv_prefix_bytes", row.need.kv.prefix},
+                   {"kv_bytes", row.need.kv.total()},
+                   {"weight_bytes", row.need.weights},
+                   {"workspace_bytes", row.need.workspace},
+                   {"total_bytes", row.need.total()},
+                   {"ratio_to_16bit", row.ratio}};
+      if (options_.memory) {
+        plan["longest_ctx"] = row.longest_ctx;
+        plan["largest_batch"] = row.largest_batch;
+      }
+      json["plans"].push_back(std::move(plan));
+    }
+    return json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
+  }
+
+ private:
+  int64_t context() const {
+    const int64_t most = model_.config.max_context;
+    return options_.ctx.value_or(most > 0 ? std::min(most, kUsualContext) : kUsualContext);
+  }
+
+  Row row(const std::string& recipe, double total16) const {
+    const MemoryPlan plan(parse_recipe(recipe), model_.config, model_.weight_bytes);
+    Row row;
+    row.recipe = recipe;
+    row.code_bits = code_bits(plan.recipe());
+    row.stored_bits = stored_bits(plan.recipe(), ctx_);
+    row.need = plan.need(ctx_, options_.batch);
+    row.ratio = total16 / static_cast<double>(row.need.total());
+    if (options_.memory) {
+      row.longest_ctx = plan.longest_ctx(*options_.memory, options_.batch);
+      row.largest_batch = plan.largest_batch(*options_.memory, ctx_);
+    }
+    return row;
+  }
+
+  double bytes_per_token(const Row& row) const {
+    return static_cast<double>(row.need.kv.total()) / static_cast<double>(ctx_ * options_.batch);
+  }
+
+  std::string table(const Terminal& terminal) const {
+    std::vector<Table::Column> columns = {{"recipe"},
+                                          {"code", Align::kRight},
+                                          {"stored", Align::kRight},
+                                          {"B/token", Align::kRight},
+                                          {"KV cache", Align::kRight},
+                                          {"workspace", Align::kRight},
+                                          {"total", Align::kRight},
+                                          {"vs 16", Align::kRight}};
+    if (options_.memory) {
+      columns.push_back({"max ctx", Align::kRight});
+      columns.push_back({"max batch", Align::kRight});
+    }
+    const auto bytes = [](int64_t count) { return human_bytes(static_cast<uint64_t>(count)); };
+    const auto count = [](int64_t n) { return n == 0 ? "-" : with_separators(n); };
+    Table table(columns);
+    Legend legend(kLongLabel);
+    for (const Row& row : rows_) {
+      std::vector<std::string> cells = {legend.label(row.recipe),
+                                        fmt::format("{:.2f}", row.code_bits),
+                                        fmt::format("{:.2f}", row.stored_bits),
+                                        with_separators(std::llround(bytes_per_token(row))),
+                                        bytes(row.need.kv.total()),
+                                        bytes(row.need.workspace),
+                                        bytes(row.need.total()),
+                                        fmt::format("{:.2f}x", row.ratio)};
+      if (options_.memory) {
+        cells.push_back(count(row.longest_ctx));
+        cells.push_back(count(row.largest_batch));
+      }
+      table.add_row(std::move(cells));
+    }
+    return table.text(terminal) + legend.text();
+  }
+
+  PlannedModel model_;
+  const PlanOptions& options_;
+  int64_t ctx_;
+  std::vector<Row> rows_;
+};
+
+std::string architecture_list(const PlanOptions& options, const Terminal& terminal) {
+  if (options.json) {
+    Json json = Json::array();
+    for (const Architecture& arch : architectures()) {
+      json.push_back({{"name", arch.name},
+                      {"num_layers", arch.num_layers},
+                      {"num_qo_heads", arch.num_qo_heads},
+                      {"num_kv_heads", arch.num_kv_heads},
+                      {"head_dim", arch.head_dim},
+                      {"max_context", arch.max_context},
+                      {"parameters", arch.parameters()}});
+    }
+    return json.dump(2) + "\n";
+  }
+  Table table({{"name"},
+               {"layers", Align::kRight},
+               {"heads", Align::kRight},
+               {"KV heads", Align::kRight},
+               {"head_dim", Align::kRight},
+               {"context", Align::kRight},
+               {"parameters", Align::kRight}});
+  for (const Architecture& arch : architectures()) {
+    table.add_row({std::string(arch.name), fmt::format("{}", arch.num_layers),
+                   fmt::format("{}", arch.num_qo_heads), fmt::format("{}", arch.num_kv_heads),
+                   fmt::format("{}", arch.head_dim), with_separators(arch.max_context),
+                   with_separators(arch.parameters())});
+  }
+  return table.text(terminal);
+}
+
+}  // namespace
+
+std::string plan(const PlanOptions& options, const Terminal& terminal) {
+  if (options.arch == "list") return architecture_list(options, terminal);
+  const Report report(options.arch ? planned_architecture(options) : planned_file(options),
+                      options);
+  return options.json ? report.json() : report.text(terminal);
+}
+
+int plan_verb(const PlanOptions& options) {
+  const std::string text = plan(options, detect_terminal(stdout, options.no_color));
+  std::fwrite(text.data(), 1, text.size(), stdout);
+  if (std::fflush(stdout) != 0) fail(ErrorCode::kIo, "cannot write to standard output");
+  return 0;
+}
+
+}  // namespace lowkey
