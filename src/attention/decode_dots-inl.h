@@ -56,17 +56,17 @@ struct PerChannelKeys {
   int32_t tile_bytes;
   int32_t num_tiles;
   int32_t columns;             // of granules in a tile
-  const std::byte* weights;    // [token groups, kMaxDecodeRows, row_stride], at the first row
+  const std::byte* weights;    // [token groups, rows_in_group, row_stride], at the first row
   int64_t row_stride;          // bytes
   int32_t log_tiles_in_group;  // tiles of a token group: 1, 2 or 4
-  int32_t rows_in_group;       // rows of unit and zero
+  int32_t rows_in_group;       // rows of weights, unit and zero
   const float* unit;           // [token groups, rows_in_group], at the first row
   const float* zero;           // the same
   float* scores;               // [rows, kPageTokens]
 
   LOWKEY_INLINE int32_t parts() const { return 1; }
   LOWKEY_INLINE const std::byte* part_weights(int32_t tile, int32_t /*part*/) const {
-    return weights + (tile >> log_tiles_in_group) * kMaxDecodeRows * row_stride;
+    return weights + (tile >> log_tiles_in_group) * rows_in_group * row_stride;
   }
   template <int kPasses>
   LOWKEY_INLINE void put(int32_t tile, int32_t /*part*/, int r, int h,
@@ -233,17 +233,24 @@ struct ValueDots {
   const std::byte* codes;  // of the first tile
   int32_t tile_bytes;
   int32_t num_tiles;
-  int32_t columns;           // of granules in a tile
-  const int32_t* groups;     // of each block of 16 channels (per channel: 0)
-  const std::byte* weights;  // [tiles, kMaxDecodeRows, groups, kWeightBytes], at the first row
+  int32_t columns;  // of granules in a tile
+  // The group of a block of 16 channels is block * group_of_block >> 16 (per channel: 0).
+  uint32_t group_of_block;
+  int32_t num_groups;
+  int32_t rows_in_tile;      // rows of weights, unit and probability_sum
+  const std::byte* weights;  // [tiles, rows_in_tile, groups, kWeightBytes], at the first row
   int64_t row_stride;        // bytes
-  const float* unit;         // [tiles, kMaxDecodeRows, kMaxValueGroups], at the first row
+  const float* unit;         // [tiles, rows_in_tile, groups], at the first row
   const Half* scale;         // per channel: [token groups, 2, head_dim], scales, then zero points
   int32_t head_dim;
   int32_t log_tiles_in_group;    // per channel
-  const float* probability_sum;  // per channel: [tiles, kMaxDecodeRows], at the first row
+  const float* probability_sum;  // per channel: [tiles, rows_in_tile], at the first row
   float* acc;                    // [rows, padded_dim]
   int32_t padded_dim;
+
+  LOWKEY_INLINE int32_t group_of(int32_t block) const {
+    return static_cast<int32_t>((static_cast<uint32_t>(block) * group_of_block) >> 16);
+  }
 };
 
 // Sums over a tile's tokens of codes times weights, for the kInner channel blocks of one column of
@@ -258,15 +265,15 @@ LOWKEY_INLINE void dot_column(const ValueDots& v, int32_t tile, int32_t block,
   constexpr int kSums = sums_per_block(kBlocks, kRows, kPasses, kSteps);
   // Blocks of one group load its weights once.
   constexpr int kTogether = kPerChannel ? kBlocks : kBlocks < 2 ? 1 : kValueBlocksInGroup;
-  const std::byte* tile_weights = v.weights + tile * kMaxDecodeRows * v.row_stride;
-  const float* tile_unit = v.unit + tile * kMaxDecodeRows * kMaxValueGroups;
+  const std::byte* tile_weights = v.weights + tile * v.rows_in_tile * v.row_stride;
+  const float* tile_unit = v.unit + tile * v.rows_in_tile * v.num_groups;
 #pragma GCC unroll 8
   for (int b0 = 0; b0 < kInner; b0 += kBlocks) {
     typename Simd::template Sum<kPasses> sums[kSums][kRows][kBlocks];
     const std::byte* weights[kBlocks];
 #pragma GCC unroll 8
     for (int b = 0; b < kBlocks; ++b) {
-      weights[b] = b % kTogether == 0 ? tile_weights + v.groups[block + b0 + b] * kWeightBytes
+      weights[b] = b % kTogether == 0 ? tile_weights + v.group_of(block + b0 + b) * kWeightBytes
                                       : weights[b - 1];
 #pragma GCC unroll 8
       for (int r = 0; r < kRows; ++r) {
@@ -318,13 +325,13 @@ LOWKEY_INLINE void dot_column(const ValueDots& v, int32_t tile, int32_t block,
         const int32_t c = (block + b0 + b) * kLanes;
         float* acc = v.acc + r * v.padded_dim + c;
         const int shift = kOuter == 1 ? Simd::shift_in_place<kBits>(b0 + b) : 0;
-        const float unit = tile_unit[r * kMaxValueGroups + v.groups[block + b0 + b]] *
+        const float unit = tile_unit[r * v.num_groups + v.group_of(block + b0 + b)] *
                            (1.0f / static_cast<float>(1 << shift));
         if constexpr (kPerChannel) {
           const Floats total = Simd::scaled<kPasses>(sum[r][b], unit, Floats{});
           const Half* scale = v.scale + (tile >> v.log_tiles_in_group) * 2 * v.head_dim + c;
           Simd::store(acc, Simd::load(acc) + total * Simd::load_half(scale) +
-                               Simd::splat(v.probability_sum[tile * kMaxDecodeRows + r]) *
+                               Simd::splat(v.probability_sum[tile * v.rows_in_tile + r]) *
                                    Simd::load_half(scale + v.head_dim));
         } else {
           Simd::store(acc, Simd::scaled<kPasses>(sum[r][b], unit, Simd::load(acc)));

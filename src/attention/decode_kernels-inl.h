@@ -61,7 +61,7 @@ LOWKEY_INLINE void sum_all_lanes(Floats* x, int32_t count, float* sums) {
 // What fold_keys() makes of the scales of a page's groups of tokens: weights for the inner loop,
 // the unit of its sums, and the zero points' share of every score.
 struct FoldedKeys {
-  std::byte* weights;                          // [groups, kMaxDecodeRows, vectors, kWeightBytes]
+  std::byte* weights;                          // [groups, rows, vectors, kWeightBytes]
   float unit[kTilesPerPage * kMaxDecodeRows];  // [groups, rows]
   float zero[kTilesPerPage * kMaxDecodeRows];  // [groups, rows]
 };
@@ -114,7 +114,7 @@ LOWKEY_NOINLINE void fold_keys(const SideLayout& layout, const Half* scales, int
       }
       zero[g * rows + r] = even + odd;
       const int16_t* fixed = q.fixed + (first_row + r) * q.fixed_dim;
-      std::byte* to = folded.weights + (int64_t{g} * kMaxDecodeRows + r) * vectors * kWeightBytes;
+      std::byte* to = folded.weights + (int64_t{g} * rows + r) * vectors * kWeightBytes;
       float& unit = folded.unit[g * rows + r];
       unit = q.unit[first_row + r] * fold_unit;
       if (passes == 2) {
@@ -372,9 +372,10 @@ struct FoldedValues {
   const float* p;       // [rows, kPageTokens], zero beyond the tokens meant
   const float* factor;  // [rows]
   int32_t rows, num_tiles;
-  std::byte* weights;  // [tiles, kMaxDecodeRows, groups, kWeightBytes]
+  std::byte* weights;  // [tiles, rows, groups, kWeightBytes]
   int64_t row_stride;  // bytes: of a row's groups
-  float unit[kTilesPerPage * kMaxDecodeRows * kMaxValueGroups];  // [tiles, kMaxDecodeRows, groups]
+  int32_t num_groups;
+  float unit[kTilesPerPage * kMaxDecodeRows * kMaxValueGroups];  // [tiles, rows, groups]
   float probability_sum[kTilesPerPage * kMaxDecodeRows];         // per channel: [tiles, rows]
 };
 
@@ -418,9 +419,9 @@ LOWKEY_NOINLINE void fold_values(const SideLayout& layout, const Half* scales, i
       const float* p = v.p + r * kPageTokens + tile * kTileTokens;
       const Floats p0 = Simd::load(p), p1 = Simd::load(p + kVectorFloats);
       const auto fixed = fixed_probabilities(p);
-      const int32_t at = tile * kMaxDecodeRows + r;
+      const int32_t at = tile * v.rows + r;
       std::byte* to = v.weights + at * v.row_stride + first_group * kWeightBytes;
-      float* unit = v.unit + at * kMaxValueGroups + first_group;
+      float* unit = v.unit + at * v.num_groups + first_group;
       typename Simd::Fixed x[4] = {};
 #pragma GCC unroll 4
       for (int g = 0; g < kGroups; ++g) {
@@ -464,9 +465,9 @@ LOWKEY_NOINLINE void fold_probabilities(int passes, FoldedValues& v) noexcept {
     for (int32_t r = 0; r < v.rows; ++r) {
       const float* p = v.p + r * kPageTokens + tile * kTileTokens;
       const auto fixed = fixed_probabilities(p);
-      const int32_t at = tile * kMaxDecodeRows + r;
+      const int32_t at = tile * v.rows + r;
       std::byte* to = v.weights + at * v.row_stride;
-      float& unit = v.unit[at * kMaxValueGroups];
+      float& unit = v.unit[at];
       v.probability_sum[at] =
           v.factor[r] * Simd::sum_lanes(Simd::load(p) + Simd::load(p + kVectorFloats));
       unit = v.factor[r] * (1.0f / kFixedTop);
@@ -497,6 +498,7 @@ void add_packed_axis(const SideLayout& layout, const std::byte* side, int32_t co
   v.num_tiles = (count + kTileTokens - 1) / kTileTokens;
   v.weights = buffer;
   v.row_stride = int64_t{num_groups} * kWeightBytes;
+  v.num_groups = num_groups;
   // Probabilities of tokens beyond `count` are somebody else's (exact rows).
   float some[kMaxDecodeRows * kPageTokens];
   if (count < kPageTokens) {
@@ -508,7 +510,7 @@ void add_packed_axis(const SideLayout& layout, const std::byte* side, int32_t co
     }
     v.p = some;
   }
-  int32_t group_of[kMaxValueGroups] = {};
+  uint32_t group_of_block = 0;
   if constexpr (kPerChannel) {
     read_through(side, layout.codes_offset());
     fold_probabilities<Simd>(passes, v);
@@ -521,18 +523,16 @@ void add_packed_axis(const SideLayout& layout, const std::byte* side, int32_t co
       fold_values<Simd, 2>(layout, scales, g, passes, v, acc, padded_dim);
     }
     if (g < num_groups) fold_values<Simd, 1>(layout, scales, g, passes, v, acc, padded_dim);
-    const int32_t blocks_in_group = layout.group_size() / kLanes;
-    for (int32_t block = 0, in_group = 0, group = 0; block < num_blocks; ++block) {
-      group_of[block] = group;
-      if (++in_group == blocks_in_group) in_group = 0, ++group;
-    }
+    // Exact for as many blocks as there can be.
+    group_of_block = (uint32_t{1} << 16) / static_cast<uint32_t>(layout.group_size() / kLanes) + 1;
   }
   const DotValues* dots = values_dots<kPerChannel>(layout, passes);
   for (int32_t r = 0, now; r < rows; r += now) {
     now = rows_now(rows - r);
     dots[now - 1]({side + layout.codes_offset(), layout.tile_codes_bytes(), v.num_tiles,
-                   num_blocks / layout.inner_fields(), group_of, v.weights + r * v.row_stride,
-                   v.row_stride, v.unit + r * kMaxValueGroups, scales, layout.head_dim(),
+                   num_blocks / layout.inner_fields(), group_of_block, num_groups, rows,
+                   v.weights + r * v.row_stride, v.row_stride, v.unit + r * num_groups, scales,
+                   layout.head_dim(),
                    __builtin_ctz(static_cast<uint32_t>(layout.group_size() / kTileTokens) | 8u),
                    v.probability_sum + r, acc + r * padded_dim, padded_dim});
   }
