@@ -188,6 +188,8 @@ struct Table {
   std::vector<Arm> arms;  // the first is the 16-bit one
 };
 
+constexpr size_t kStreamPiece = size_t{32} << 20;
+
 constexpr DecodeDots kTwo = DecodeDots::kTwoPass, kOne = DecodeDots::kOnePass;
 
 std::vector<Table> tables() {
@@ -210,7 +212,7 @@ std::vector<Table> tables() {
                                  {"kivi-4:g32:r32", kOne},
                                  {"kivi-2:g32:r32", kOne},
                                  {"4:g32", kTwo}};
-  return {{{1, 128, 8, 1, 2048}, all},
+  return {{{1, 128, 8, 1, 8192}, all},
           {{4, 128, 8, 1, 8192}, some},
           {{8, 128, 4, 1, 8192}, some},
           {{3, 64, 3, 1, 8192}, some},
@@ -239,7 +241,10 @@ void run_table(const Table& table, int num_threads, const Options& options,
   std::vector<std::vector<double>> times(arms.size());
   std::vector<double> stream;
   for (int round = 0; round < options.rounds; ++round) {
-    for (int i = 0; i < 3; ++i) stream.push_back(stream_read_seconds(memory, pool));
+    // In pieces about as long as a step, so that both see the same quiet moments.
+    for (size_t at = 0; at + kStreamPiece <= memory.size(); at += kStreamPiece) {
+      stream.push_back(stream_read_seconds(memory.subspan(at, kStreamPiece), pool));
+    }
     for (size_t a = 0; a < arms.size(); ++a) {
       double spent = 0;
       while (spent < 0.02) {
@@ -248,7 +253,8 @@ void run_table(const Table& table, int num_threads, const Options& options,
       }
     }
   }
-  const double stream_bytes = static_cast<double>(memory.size()) / percentile(stream, 0.05);
+  // Medians: the fastest pieces of a plain read come from the host's shared cache.
+  const double stream_bytes = static_cast<double>(kStreamPiece) / percentile(stream, 0.5);
   const double f16 = arms[0]->token_heads_per_step() / percentile(times[0], 0.05);
   fmt::print("{:<18} {:<9} {:>8} {:>8} {:>7} {:>8} {:>8} {:>10}\n", "recipe", "path", "Mth/s",
              "median", "GB/s", "stream", "vs f16", "rel error");
@@ -257,13 +263,15 @@ void run_table(const Table& table, int num_threads, const Options& options,
     const double seconds = percentile(times[a], 0.05);
     const double rate = arm.token_heads_per_step() / seconds;
     const double median = arm.token_heads_per_step() / percentile(times[a], 0.5);
+    const double share =
+        static_cast<double>(arm.bytes_per_step()) / percentile(times[a], 0.5) / stream_bytes;
     const double bytes = static_cast<double>(arm.bytes_per_step()) / seconds;
     const bool packed = arm.side(false).packed();
     const char* path = !packed ? "f16" : arm.arm().dots == kOne ? "one-pass" : "two-pass";
     const double error = arms[a]->output_error();
     fmt::print("{:<18} {:<9} {:>8.1f} {:>8.1f} {:>7.1f} {:>7.0f}% {:>7.2f}x {:>10.1e}\n",
-               arm.arm().recipe, path, rate / 1e6, median / 1e6, bytes / 1e9,
-               100 * bytes / stream_bytes, rate / f16, error);
+               arm.arm().recipe, path, rate / 1e6, median / 1e6, bytes / 1e9, 100 * share,
+               rate / f16, error);
     rows.push_back({{"engine", "lowkey"},
                     {"path", path},
                     {"recipe", arm.arm().recipe},
@@ -279,12 +287,12 @@ void run_table(const Table& table, int num_threads, const Options& options,
                     {"mth_per_s", rate / 1e6},
                     {"median_mth_per_s", median / 1e6},
                     {"gb_per_s", bytes / 1e9},
-                    {"share_of_stream", bytes / stream_bytes},
+                    {"share_of_stream", share},
+                    {"stream_gb_per_s", stream_bytes / 1e9},
                     {"ratio_to_f16", rate / f16},
                     {"relative_error", error}});
   }
-  fmt::print("stream read {:.1f} GB/s (median {:.1f})\n", stream_bytes / 1e9,
-             static_cast<double>(memory.size()) / percentile(stream, 0.5) / 1e9);
+  fmt::print("stream read {:.1f} GB/s (median)\n", stream_bytes / 1e9);
   std::fflush(stdout);
 }
 

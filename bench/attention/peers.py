@@ -124,7 +124,7 @@ def measure(arguments: argparse.Namespace, arms: list[Arm]) -> list[dict]:
             best.setdefault(key(row), row)
     rows = list(best.values())
     # What the machine reads at best, seen anew beside each of lowkey's rows.
-    streams = [row["gb_per_s"] / row["share_of_stream"] for row in rows if row["threads"] == arguments.threads]
+    streams = [row["stream_gb_per_s"] for row in rows if row["threads"] == arguments.threads]
     for gqa in arguments.gqa:
         f16 = next((row for row in rows if row["k_bits"] == 16 and same_shape(row, gqa)), None)
         for arm in arms:

@@ -26,15 +26,15 @@ uint64_t read_all(const std::byte* data, size_t bytes) {
   return all[0] | all[1] | all[2] | all[3] | all[4] | all[5] | all[6] | all[7];
 }
 
-// One place after the other: another machine may like that better.
+// One place after the other, a word of each line: the least a core can do for a line.
 uint64_t read_in_order(const std::byte* data, size_t bytes) {
-  const auto* line = reinterpret_cast<const Line*>(data);
-  Line sum[4] = {};
+  constexpr size_t kWords = sizeof(Line) / sizeof(uint64_t);
+  const auto* word = reinterpret_cast<const uint64_t*>(data);
+  uint64_t sum[4] = {};
   for (size_t i = 0; i + 4 <= bytes / sizeof(Line); i += 4) {
-    for (size_t j = 0; j < 4; ++j) sum[j] |= line[i + j];
+    for (size_t j = 0; j < 4; ++j) sum[j] |= word[(i + j) * kWords];
   }
-  const Line all = sum[0] | sum[1] | sum[2] | sum[3];
-  return all[0] | all[1] | all[2] | all[3] | all[4] | all[5] | all[6] | all[7];
+  return sum[0] | sum[1] | sum[2] | sum[3];
 }
 
 }  // namespace
