@@ -4,10 +4,11 @@
 Reads what ./dev test left in each build folder: ctest.xml (JUnit, one entry per test program) and gtest/*.xml
 (one report per GoogleTest program). A program counts as its GoogleTest cases; one without a report, because it
 is no GoogleTest or because it crashed, counts as one. Exits 1 if anything failed or nothing ran.
+A build that could not be made is named with --not-run, and counts as one that was skipped.
 """
 
+import argparse
 import pathlib
-import sys
 import xml.etree.ElementTree as ET
 from dataclasses import dataclass, field
 
@@ -61,9 +62,16 @@ def add_build(folder: pathlib.Path, summary: Summary) -> None:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folders", nargs="+", type=pathlib.Path)
+    parser.add_argument("--not-run", action="append", default=[], metavar="NAME: REASON")
+    arguments = parser.parse_args()
     summary = Summary()
-    for folder in sys.argv[1:]:
-        add_build(pathlib.Path(folder), summary)
+    for folder in arguments.folders:
+        add_build(folder, summary)
+    for build in arguments.not_run:
+        name, _, reason = build.partition(": ")
+        summary.skipped.append((name, reason))
     if summary.skipped:
         print("skipped:")
         for name, reason in summary.skipped:

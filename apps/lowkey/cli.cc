@@ -335,7 +335,9 @@ int parse_and_call(int argc, const char* const* argv, const Verbs& verbs, std::o
   CLI::App app("Language models with 2-8-bit key/value caches.", "lowkey");
   app.set_version_flag("--version", std::string("lowkey ") + LOWKEY_VERSION);
   app.require_subcommand(1);
-  app.footer("'lowkey VERB --help' shows a verb's options and examples.\n");
+  app.footer(
+      "'lowkey VERB --help' shows a verb's options and examples.\n"
+      "LOWKEY_ISA=scalar|avx2|avx512|neon picks other kernels than the processor's best.\n");
   RunOptions run_options;
   EvalOptions eval_options;
   BenchOptions bench_options;

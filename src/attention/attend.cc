@@ -64,6 +64,7 @@ const TileKernels& tile_kernels(Isa isa) {
     case Isa::kScalar: return tile_kernels_scalar();
     case Isa::kAvx2: return tile_kernels_avx2();
     case Isa::kAvx512: return tile_kernels_avx512();
+    case Isa::kNeon: return tile_kernels_neon();
   }
   return tile_kernels_scalar();
 }
@@ -74,6 +75,7 @@ const DecodeKernels* decode_kernels(Isa isa) {
     case Isa::kAvx2: return decode_kernels_avx2();
     case Isa::kAvx512:
       return cpu_features().avx512_vnni ? decode_kernels_avx512() : decode_kernels_avx2();
+    case Isa::kNeon: return decode_kernels_neon();
   }
   return nullptr;
 }

@@ -1,4 +1,7 @@
 // Tile kernels for one instruction set: see tile_kernels-inl.h. The flags are in CMakeLists.txt.
+#include "attention/tile_kernels.h"
+
+#if defined(__AVX2__)
 #define LOWKEY_KERNEL_NAMESPACE kernels_avx2
 #include "attention/tile_kernels-inl.h"
 
@@ -7,3 +10,10 @@ const TileKernels& tile_kernels_avx2() {
   return kernels_avx2::table();
 }
 }  // namespace lowkey
+#else
+namespace lowkey {
+const TileKernels& tile_kernels_avx2() {
+  return tile_kernels_scalar();
+}
+}  // namespace lowkey
+#endif

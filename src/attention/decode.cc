@@ -46,7 +46,7 @@ class DecodeRunner {
     for (int64_t page = task_.first_unit, next; page < task_.last_unit; page = next) {
       next = block_end(page);
       for (int32_t head = 0; head < task_.num_heads; ++head) {
-        head_ = &scratch_.heads[static_cast<size_t>(task_.head + head)];
+        head_ = &scratch_.heads[static_cast<size_t>(int64_t{task_.head} + head)];
         for (int64_t p = page; p < next; ++p) head_page(p, head);
       }
     }
@@ -135,7 +135,7 @@ class DecodeRunner {
     scratch_.pages.clear();
     for (int64_t page = first_page_; page < task_.last_unit; ++page) {
       for (int32_t i = 0; i < task_.num_heads; ++i) {
-        const HeadView& head = view_.heads[static_cast<size_t>(task_.head + i)];
+        const HeadView& head = view_.heads[static_cast<size_t>(int64_t{task_.head} + i)];
         const int64_t p = page - prefix_pages_;
         scratch_.pages.push_back(p < head.num_pages ? head.pages[p].data() : nullptr);
       }

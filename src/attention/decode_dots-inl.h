@@ -17,7 +17,7 @@ namespace {
 // Folded numbers stay within this, so that 256 * high + low fits signed bytes.
 constexpr float kFixedTop = 32512.0f;
 
-constexpr int32_t kRowsTogether = 4;  // rows whose sums are kept in registers at once
+constexpr int32_t kRowsTogether = Simd::kRowsTogether;  // whose sums are kept in registers at once
 constexpr int32_t kTokenQuads = kTileTokens / 4;
 constexpr int32_t kMaxValueGroups = kMaxHeadDim / kLanes;  // of channels
 constexpr int kValueBlocksInGroup = 2;  // blocks of channels that share a group, at least
@@ -137,16 +137,18 @@ LOWKEY_INLINE void dot_part(const Keys& keys, int32_t tile, int32_t part, const 
   const int32_t columns = keys.columns;
   const int64_t row_stride = keys.row_stride;
   for (int h0 = 0; h0 < 2; h0 += kHalves) {
+    const std::byte* column_weights = keys.part_weights(tile, part);
     typename Simd::template Sum<kPasses> sum[kPlaces][kRows][kHalves];
 #pragma GCC unroll 8
     for (int p = 0; p < kPlaces; ++p) {
 #pragma GCC unroll 8
       for (int r = 0; r < kRows; ++r) {
+        const auto start =
+            Simd::start<kBits, kPasses>(column_weights + r * row_stride, columns * kInner);
 #pragma GCC unroll 2
-        for (int h = 0; h < kHalves; ++h) sum[p][r][h] = Simd::zero<kPasses>();
+        for (int h = 0; h < kHalves; ++h) sum[p][r][h] = start;
       }
     }
-    const std::byte* column_weights = keys.part_weights(tile, part);
 #pragma GCC unroll 1
     for (int32_t j = 0; j < columns; ++j) {
       typename Simd::template Granule<kBits> granule[kHalves];
@@ -182,10 +184,10 @@ LOWKEY_INLINE void dot_part(const Keys& keys, int32_t tile, int32_t part, const 
 #pragma GCC unroll 2
       for (int h = 0; h < kHalves; ++h) {
         if constexpr (kPlaces > 1) {
-          constexpr int kShift = Simd::shift_in_place<kBits>(1);  // of the second place
 #pragma GCC unroll 8
           for (int p = 1; p < kPlaces; ++p) {
-            Simd::add_shifted<kPasses>(sum[0][r][h], sum[p][r][h], p * kShift);
+            // The first fields are each place's.
+            Simd::add_shifted<kPasses>(sum[0][r][h], sum[p][r][h], Simd::shift_in_place<kBits>(p));
           }
         }
         keys.template put<kPasses>(tile, part, r, h0 + h, sum[0][r][h]);
@@ -276,7 +278,10 @@ LOWKEY_INLINE void dot_column(const ValueDots& v, int32_t tile, int32_t block,
 #pragma GCC unroll 8
       for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 8
-        for (int n = 0; n < kSums; ++n) sums[n][r][b] = Simd::zero<kPasses>();
+        for (int n = 0; n < kSums; ++n) {
+          sums[n][r][b] =
+              Simd::start<kBits, kPasses>(weights[b] + r * v.row_stride, n == 0 ? kTokenQuads : 0);
+        }
       }
     }
 #pragma GCC unroll 1
@@ -355,23 +360,31 @@ using DotValues = void (*)(const ValueDots&) noexcept;
 
 constexpr int kFewestPasses = Simd::kOnePass ? 1 : 2;
 
+// Tables are for up to four rows; what is never asked for is not compiled.
+constexpr int rows_or_most(int rows) {
+  return rows < kRowsTogether ? rows : kRowsTogether;
+}
+
 // [passes - 1][rows - 1]
 template <int kBits, int kInner, typename Keys>
-constexpr DotKeys<Keys> kDotKeys[2][kRowsTogether] = {
+constexpr DotKeys<Keys> kDotKeys[2][4] = {
     {dot_keys<kBits, kInner, 1, kFewestPasses, Keys>,
-     dot_keys<kBits, kInner, 2, kFewestPasses, Keys>,
-     dot_keys<kBits, kInner, 3, kFewestPasses, Keys>,
-     dot_keys<kBits, kInner, 4, kFewestPasses, Keys>},
-    {dot_keys<kBits, kInner, 1, 2, Keys>, dot_keys<kBits, kInner, 2, 2, Keys>,
-     dot_keys<kBits, kInner, 3, 2, Keys>, dot_keys<kBits, kInner, 4, 2, Keys>}};
+     dot_keys<kBits, kInner, rows_or_most(2), kFewestPasses, Keys>,
+     dot_keys<kBits, kInner, rows_or_most(3), kFewestPasses, Keys>,
+     dot_keys<kBits, kInner, rows_or_most(4), kFewestPasses, Keys>},
+    {dot_keys<kBits, kInner, 1, 2, Keys>, dot_keys<kBits, kInner, rows_or_most(2), 2, Keys>,
+     dot_keys<kBits, kInner, rows_or_most(3), 2, Keys>,
+     dot_keys<kBits, kInner, rows_or_most(4), 2, Keys>}};
 template <int kBits, int kInner, bool kPerChannel>
-constexpr DotValues kDotValues[2][kRowsTogether] = {
+constexpr DotValues kDotValues[2][4] = {
     {dot_values<kBits, kInner, 1, kFewestPasses, kPerChannel>,
-     dot_values<kBits, kInner, 2, kFewestPasses, kPerChannel>,
-     dot_values<kBits, kInner, 3, kFewestPasses, kPerChannel>,
-     dot_values<kBits, kInner, 4, kFewestPasses, kPerChannel>},
-    {dot_values<kBits, kInner, 1, 2, kPerChannel>, dot_values<kBits, kInner, 2, 2, kPerChannel>,
-     dot_values<kBits, kInner, 3, 2, kPerChannel>, dot_values<kBits, kInner, 4, 2, kPerChannel>}};
+     dot_values<kBits, kInner, rows_or_most(2), kFewestPasses, kPerChannel>,
+     dot_values<kBits, kInner, rows_or_most(3), kFewestPasses, kPerChannel>,
+     dot_values<kBits, kInner, rows_or_most(4), kFewestPasses, kPerChannel>},
+    {dot_values<kBits, kInner, 1, 2, kPerChannel>,
+     dot_values<kBits, kInner, rows_or_most(2), 2, kPerChannel>,
+     dot_values<kBits, kInner, rows_or_most(3), 2, kPerChannel>,
+     dot_values<kBits, kInner, rows_or_most(4), 2, kPerChannel>}};
 
 // Keys share a granule along channels whole, but for 3 bits at odd multiples of 16 channels.
 template <typename Keys>

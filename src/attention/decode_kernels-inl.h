@@ -295,9 +295,10 @@ LOWKEY_NOINLINE void score_sixteen(const std::byte* keys, int32_t count, int32_t
 using ScoreSixteen = void (*)(const std::byte*, int32_t, int32_t, const float*, int32_t,
                               float*) noexcept;
 template <bool kIsF32, int kVectors>
-constexpr ScoreSixteen kScoreSixteen[kRowsTogether] = {
-    score_sixteen<kIsF32, 1, kVectors>, score_sixteen<kIsF32, 2, kVectors>,
-    score_sixteen<kIsF32, 3, kVectors>, score_sixteen<kIsF32, 4, kVectors>};
+constexpr ScoreSixteen kScoreSixteen[4] = {score_sixteen<kIsF32, 1, kVectors>,
+                                           score_sixteen<kIsF32, rows_or_most(2), kVectors>,
+                                           score_sixteen<kIsF32, rows_or_most(3), kVectors>,
+                                           score_sixteen<kIsF32, rows_or_most(4), kVectors>};
 
 template <bool kIsF32>
 void score_rows_of(const std::byte* keys, int64_t count, int32_t head_dim, const DecodeQueries& q,
@@ -616,13 +617,16 @@ void add_rows_in_portions(const std::byte* values, int64_t count, int32_t head_d
           add_rows_of<kIsF32, 1>(from, tokens, head_dim, weights, factor + r, to, padded_dim);
           break;
         case 2:
-          add_rows_of<kIsF32, 2>(from, tokens, head_dim, weights, factor + r, to, padded_dim);
+          add_rows_of<kIsF32, rows_or_most(2)>(from, tokens, head_dim, weights, factor + r, to,
+                                               padded_dim);
           break;
         case 3:
-          add_rows_of<kIsF32, 3>(from, tokens, head_dim, weights, factor + r, to, padded_dim);
+          add_rows_of<kIsF32, rows_or_most(3)>(from, tokens, head_dim, weights, factor + r, to,
+                                               padded_dim);
           break;
         case 4:
-          add_rows_of<kIsF32, 4>(from, tokens, head_dim, weights, factor + r, to, padded_dim);
+          add_rows_of<kIsF32, rows_or_most(4)>(from, tokens, head_dim, weights, factor + r, to,
+                                               padded_dim);
           break;
       }
     }

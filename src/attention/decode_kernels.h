@@ -94,6 +94,7 @@ struct DecodeKernels {
 
 const DecodeKernels* decode_kernels_avx2();    // null on other architectures
 const DecodeKernels* decode_kernels_avx512();  // the same
+const DecodeKernels* decode_kernels_neon();    // the same
 
 // Null where only the portable tiles are there (scalar).
 const DecodeKernels* decode_kernels(Isa isa);

@@ -40,6 +40,7 @@ struct Floats {
 struct Simd {
   static constexpr int kSumRegisters = 8;  // of 16
   static constexpr int registers_per_sum(int /*passes*/) { return 2; }
+  static constexpr int kRowsTogether = 4;
   static constexpr int kIndependentSums = 8;
   static constexpr int kValueRegisters = 4;  // sums of rows of floats, of two registers each
   static constexpr int kHalvesTogether = 1;
@@ -126,8 +127,9 @@ struct Simd {
     __m256i part[2];
   };
 
-  template <int kPasses>
-  static LOWKEY_INLINE Sum<kPasses> zero() {
+  // Of none. (Weights matter where codes are multiplied less a constant.)
+  template <int kBits, int kPasses>
+  static LOWKEY_INLINE Sum<kPasses> start(const std::byte* /*weights*/, int32_t /*quads*/) {
     return {{_mm256_setzero_si256(), _mm256_setzero_si256()}};
   }
 

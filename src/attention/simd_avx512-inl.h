@@ -19,6 +19,7 @@ struct Simd {
   // Registers that dot products may keep sums in (of 32; the rest hold codes, masks, weights).
   static constexpr int kSumRegisters = 20;
   static constexpr int registers_per_sum(int passes) { return passes; }
+  static constexpr int kRowsTogether = 4;
   static constexpr int kIndependentSums = 8;  // latency of a dot product, twice over
   static constexpr int kValueRegisters = 16;  // of them for sums of rows of floats
   static constexpr int kHalvesTogether = 2;   // halves of a K tile whose codes share a broadcast
@@ -90,8 +91,9 @@ struct Simd {
     __m512i part[kPasses];
   };
 
-  template <int kPasses>
-  static LOWKEY_INLINE Sum<kPasses> zero() {
+  // Of none. (Weights matter where codes are multiplied less a constant.)
+  template <int kBits, int kPasses>
+  static LOWKEY_INLINE Sum<kPasses> start(const std::byte* /*weights*/, int32_t /*quads*/) {
     Sum<kPasses> sum;
     for (int i = 0; i < kPasses; ++i) sum.part[i] = _mm512_setzero_si512();
     return sum;

@@ -15,7 +15,7 @@ namespace {
 constexpr int kScoreRows = 8;
 constexpr int kValueRows = 4;
 constexpr int kValueColumns = 4;
-#elif defined(__AVX2__)
+#elif defined(__AVX2__) || defined(__ARM_FEATURE_DOTPROD)
 constexpr int kScoreRows = 2;
 constexpr int kValueRows = 2;
 constexpr int kValueColumns = 2;
@@ -28,20 +28,16 @@ constexpr int kValueColumns = 2;
 // Codes of byte `byte` of field `field` in each lane's dword, as floats.
 template <int kBits>
 LOWKEY_INLINE F32x16 codes(const std::byte* granule, int field, int byte) {
-  const auto* dwords = reinterpret_cast<const I32x16U*>(granule);
+  const auto dwords = [&](int part) __attribute__((always_inline)) {
+    return load_dwords(granule + part * kGranuleBytes);
+  };
   if constexpr (kBits == 3) {
-    I32x16 value;
-    if (field < 6) {
-      value = (dwords[field / 2] >> (8 * byte + field % 2 * 3)) & 7;
-    } else {
-      value = ((dwords[field - 6] >> (8 * byte + 6)) & 3) |
-              (((dwords[2] >> (8 * byte + field)) & 1) << 2);
-    }
-    return __builtin_convertvector(value, F32x16);
+    if (field < 6) return to_floats((dwords(field / 2) >> (8 * byte + field % 2 * 3)) & 7);
+    return to_floats(((dwords(field - 6) >> (8 * byte + 6)) & 3) |
+                     (((dwords(2) >> (8 * byte + field)) & 1) << 2));
   } else {
     constexpr int kMask = (1 << kBits) - 1;
-    const I32x16 value = (dwords[0] >> (8 * byte + field * kBits)) & kMask;
-    return __builtin_convertvector(value, F32x16);
+    return to_floats((dwords(0) >> (8 * byte + field * kBits)) & kMask);
   }
 }
 
@@ -113,7 +109,7 @@ void unpack_values_bits(const SideLayout& layout, const std::byte* side, int32_t
                   for (int byte = 0; byte < 4; ++byte) {
                     const int32_t t = quad * 4 + byte;
                     const F32x16 x = codes<kBits>(granule, field, byte);
-                    F32x16 scale, zero_point;
+                    F32x16 scale = {}, zero_point = {};
                     if (per_channel) {
                       const Half* at = halves + layout.scale_index(token + t, c);
                       scale = load_half(at);
@@ -123,11 +119,14 @@ void unpack_values_bits(const SideLayout& layout, const std::byte* side, int32_t
                       scale = splat(to_float(*at));
                       zero_point = splat(to_float(at[zero]));
                     } else {
+                      float each[2][kLanes];
                       for (int lane = 0; lane < kLanes; ++lane) {
                         const Half* at = halves + layout.scale_index(token + t, c + lane);
-                        scale[lane] = to_float(*at);
-                        zero_point[lane] = to_float(at[zero]);
+                        each[0][lane] = to_float(*at);
+                        each[1][lane] = to_float(at[zero]);
                       }
+                      scale = load(each[0]);
+                      zero_point = load(each[1]);
                     }
                     store(values + t * padded_dim + c, x * scale + zero_point);
                   }
@@ -180,12 +179,14 @@ LOWKEY_INLINE void score_block(const float* q, const float* keys, int32_t head_d
   for (int32_t c = 0; c < head_dim; ++c) {
     const F32x16 first = load(keys + c * kTileTokens);
     const F32x16 second = load(keys + c * kTileTokens + kLanes);
+#pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r) {
       const F32x16 weight = splat(q[r * padded_dim + c]);
       sum[r][0] += weight * first;
       sum[r][1] += weight * second;
     }
   }
+#pragma GCC unroll 8
   for (int r = 0; r < kRows; ++r) {
     store(scores + r * kTileTokens, sum[r][0]);
     store(scores + r * kTileTokens + kLanes, sum[r][1]);
@@ -230,12 +231,11 @@ void transpose(const float* rows, int32_t padded_dim, float* keys) noexcept {
 void softmax(float* row, SoftmaxState* state, float* acc, int32_t padded_dim) noexcept {
   const F32x16 first = load(row);
   const F32x16 second = load(row + kLanes);
-  const F32x16 larger = first > second ? first : second;
-  float top = state->top;
-  for (int i = 0; i < kLanes; ++i) top = larger[i] > top ? larger[i] : top;
+  const float largest = largest_lane(larger(first, second));
+  const float top = largest > state->top ? largest : state->top;
   if (top > state->top) {
     // The first tile a row sees comes from -infinity: exp gives 0 and the empty sum stays empty.
-    const float shrink = exp_nonpositive(splat(state->top - top))[0];
+    const float shrink = first_lane(exp_nonpositive(splat(state->top - top)));
     state->sum *= shrink;
     state->top = top;
     for (int32_t c = 0; c < padded_dim; c += kLanes) store(acc + c, load(acc + c) * splat(shrink));
@@ -254,18 +254,25 @@ template <int kRows, int kColumns>
 LOWKEY_INLINE void value_block(const float* p, const float* values, int32_t padded_dim,
                                float* acc) {
   F32x16 sum[kRows][kColumns];
+#pragma GCC unroll 8
   for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 4
     for (int c = 0; c < kColumns; ++c) sum[r][c] = load(acc + r * padded_dim + c * kLanes);
   }
   for (int32_t t = 0; t < kTileTokens; ++t) {
     F32x16 value[kColumns];
+#pragma GCC unroll 4
     for (int c = 0; c < kColumns; ++c) value[c] = load(values + t * padded_dim + c * kLanes);
+#pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r) {
       const F32x16 weight = splat(p[r * kTileTokens + t]);
+#pragma GCC unroll 4
       for (int c = 0; c < kColumns; ++c) sum[r][c] += weight * value[c];
     }
   }
+#pragma GCC unroll 8
   for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 4
     for (int c = 0; c < kColumns; ++c) store(acc + r * padded_dim + c * kLanes, sum[r][c]);
   }
 }

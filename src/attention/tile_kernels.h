@@ -49,8 +49,9 @@ struct TileKernels {
 };
 
 const TileKernels& tile_kernels_scalar();
-const TileKernels& tile_kernels_avx2();  // on other machines: the scalar ones
-const TileKernels& tile_kernels_avx512();
+const TileKernels& tile_kernels_avx2();    // on other machines: the scalar ones
+const TileKernels& tile_kernels_avx512();  // likewise
+const TileKernels& tile_kernels_neon();    // likewise
 
 const TileKernels& tile_kernels(Isa isa);
 

@@ -4,7 +4,14 @@
 #include <cpuid.h>
 #endif
 
+#if defined(__aarch64__)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
+#endif
+
+#include <algorithm>
 #include <cstdlib>
+#include <iterator>
 
 #include "core/error.h"
 
@@ -33,7 +40,7 @@ CpuFeatures detect() {
   f.avx512_vnni = f.avx512 && __builtin_cpu_supports("avx512vnni");
   f.avx512_bf16 = f.avx512 && __builtin_cpu_supports("avx512bf16");
 #elif defined(__aarch64__)
-  f.neon = true;
+  f.neon = (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0;
 #endif
   return f;
 }
@@ -50,6 +57,7 @@ std::string_view isa_name(Isa isa) {
     case Isa::kScalar: return "scalar";
     case Isa::kAvx2: return "avx2";
     case Isa::kAvx512: return "avx512";
+    case Isa::kNeon: return "neon";
   }
   return "unknown";
 }
@@ -59,27 +67,25 @@ bool isa_available(Isa isa) {
     case Isa::kScalar: return true;
     case Isa::kAvx2: return cpu_features().avx2;
     case Isa::kAvx512: return cpu_features().avx512;
+    case Isa::kNeon: return cpu_features().neon;
   }
   return false;
 }
 
 Isa parse_isa(std::string_view name) {
-  for (Isa isa : {Isa::kScalar, Isa::kAvx2, Isa::kAvx512}) {
+  for (Isa isa : kIsas) {
     if (name != isa_name(isa)) continue;
     if (!isa_available(isa))
       fail(ErrorCode::kUnsupported, "LOWKEY_ISA={}: this processor lacks it", name);
     return isa;
   }
-  fail(ErrorCode::kInvalidArgument, "LOWKEY_ISA={}: not one of scalar, avx2, avx512", name);
+  fail(ErrorCode::kInvalidArgument, "LOWKEY_ISA={}: not one of scalar, avx2, avx512, neon", name);
 }
 
 Isa active_isa() {
   static const Isa isa = [] {
     if (const char* name = std::getenv("LOWKEY_ISA"); name && *name) return parse_isa(name);
-    for (Isa best : {Isa::kAvx512, Isa::kAvx2}) {
-      if (isa_available(best)) return best;
-    }
-    return Isa::kScalar;
+    return *std::find_if(std::rbegin(kIsas), std::rend(kIsas), isa_available);
   }();
   return isa;
 }

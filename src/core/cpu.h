@@ -11,17 +11,20 @@ struct CpuFeatures {
   bool avx512 = false;  // F, BW, VL, DQ
   bool avx512_vnni = false;
   bool avx512_bf16 = false;
-  bool neon = false;
+  bool neon = false;  // with dot products of bytes (ASIMDDP)
 };
 
 const CpuFeatures& cpu_features();
 
-enum class Isa : uint8_t { kScalar, kAvx2, kAvx512 };
+enum class Isa : uint8_t { kScalar, kAvx2, kAvx512, kNeon };
+
+// Of two that a machine has, the later is better.
+inline constexpr Isa kIsas[] = {Isa::kScalar, Isa::kAvx2, Isa::kAvx512, Isa::kNeon};
 
 std::string_view isa_name(Isa isa);
 
-// The best instruction set this machine runs, or the one LOWKEY_ISA names (scalar, avx2, avx512).
-// Throws Error if LOWKEY_ISA is unknown or the machine lacks it.
+// The best instruction set this machine runs, or the one LOWKEY_ISA names (scalar, avx2, avx512,
+// neon). Throws Error if LOWKEY_ISA is unknown or the machine lacks it.
 Isa active_isa();
 
 // For tests and benches that compare paths: throws like active_isa().

@@ -61,8 +61,8 @@ constexpr BFloat16 float_to_bfloat16(float f) {
   return BFloat16{static_cast<uint16_t>((x + 0x7fffu + ((x >> 16) & 1u)) >> 16)};
 }
 
-// Whole arrays; vectorized where the machine has F16C. Same results as the scalar functions, bit
-// for bit.
+// Whole arrays; vectorized where the machine has F16C or is an ARM. Same results as the scalar
+// functions, bit for bit.
 void half_to_float(const Half* in, float* out, int64_t count);
 void float_to_half(const float* in, Half* out, int64_t count);
 

@@ -1,9 +1,10 @@
 #pragma once
-// Vectors of 16 floats for kernel files: one AVX-512 register, two AVX2, four SSE or NEON, by GCC's
-// and Clang's vector extensions. Included once per instruction set by a file that defines
-// LOWKEY_KERNEL_NAMESPACE and is compiled with that set's flags. Nothing but intrinsics and our
-// layout arithmetic may be included in such a file: an inline function of the standard library
-// compiled with AVX-512 flags could be the copy the linker keeps for everyone (ODR).
+// Vectors of 16 floats for kernel files: one AVX-512 register, two AVX2, four SSE, by GCC's and
+// Clang's vector extensions; for NEON four registers by name (lanes_neon-inl.h). Included once per
+// instruction set by a file that defines LOWKEY_KERNEL_NAMESPACE and is compiled with that set's
+// flags. Nothing but intrinsics and our layout arithmetic may be included in such a file: an inline
+// function of the standard library compiled with AVX-512 flags could be the copy the linker keeps
+// for everyone (ODR).
 #include <cstddef>
 #include <cstdint>
 
@@ -23,6 +24,19 @@ namespace {
 
 constexpr int kVectorFloats = 16;
 
+}  // namespace
+}  // namespace LOWKEY_KERNEL_NAMESPACE
+}  // namespace lowkey
+
+#if defined(__ARM_FEATURE_DOTPROD)
+#include "core/lanes_neon-inl.h"
+#endif
+
+namespace lowkey {
+namespace LOWKEY_KERNEL_NAMESPACE {
+namespace {
+
+#if !defined(__ARM_FEATURE_DOTPROD)
 typedef float F32x16 __attribute__((vector_size(64)));
 typedef float F32x16U __attribute__((vector_size(64), aligned(4), may_alias));
 typedef int32_t I32x16 __attribute__((vector_size(64)));
@@ -60,7 +74,7 @@ LOWKEY_INLINE F32x16 load_half(const Half* p) {
   __builtin_memcpy(reinterpret_cast<char*>(&result) + 32, &high, 32);
   return result;
 #else
-  F32x16 result;
+  F32x16 result = {};
   for (int i = 0; i < kVectorFloats; ++i) result[i] = half_to_float(p[i]);
   return result;
 #endif
@@ -76,10 +90,38 @@ LOWKEY_INLINE float horizontal_sum(F32x16 x) {
   return sum[0];
 }
 
+LOWKEY_INLINE I32x16 load_dwords(const std::byte* p) {
+  return *reinterpret_cast<const I32x16U*>(p);
+}
+LOWKEY_INLINE F32x16 to_floats(I32x16 x) {
+  return __builtin_convertvector(x, F32x16);
+}
+
+LOWKEY_INLINE F32x16 larger(F32x16 a, F32x16 b) {
+  return a > b ? a : b;
+}
+LOWKEY_INLINE float first_lane(F32x16 x) {
+  return x[0];
+}
+LOWKEY_INLINE float largest_lane(F32x16 x) {
+  float largest = x[0];
+  for (int i = 1; i < kVectorFloats; ++i) largest = x[i] > largest ? x[i] : largest;
+  return largest;
+}
+// x where `value` is above `limit`, 0 elsewhere.
+LOWKEY_INLINE F32x16 where_above(F32x16 value, float limit, F32x16 x) {
+  return value > splat(limit) ? x : F32x16{};
+}
+// For whole numbers from -126 to 127.
+LOWKEY_INLINE F32x16 power_of_two(F32x16 n) {
+  return reinterpret_cast<F32x16>((__builtin_convertvector(n, I32x16) + 127) << 23);
+}
+#endif
+
 // exp(x) for x <= 0: 2^(x log2 e) split into integer and fraction, a degree-6 polynomial (Cephes
 // expf) for the rest. Relative error below 2e-7 on [-87, 0]; smaller x gives 0, -infinity included.
 LOWKEY_INLINE F32x16 exp_nonpositive(F32x16 x) {
-  const F32x16 clamped = x > splat(-87.0f) ? x : splat(-87.0f);
+  const F32x16 clamped = larger(x, splat(-87.0f));
   const F32x16 shifted = clamped * splat(1.44269504088896341f) + splat(12582912.0f);  // 1.5 * 2^23
   const F32x16 n = shifted - splat(12582912.0f);  // rounded to nearest
   const F32x16 r = clamped - n * splat(0.693359375f) - n * splat(-2.12194440e-4f);
@@ -90,9 +132,7 @@ LOWKEY_INLINE F32x16 exp_nonpositive(F32x16 x) {
   p = p * r + splat(1.6666665459e-1f);
   p = p * r + splat(5.0000001201e-1f);
   p = p * r * r + r + splat(1.0f);
-  const I32x16 exponent = (__builtin_convertvector(n, I32x16) + 127) << 23;
-  const F32x16 result = p * reinterpret_cast<F32x16>(exponent);
-  return x > splat(-87.0f) ? result : F32x16{};
+  return where_above(x, -87.0f, p * power_of_two(n));
 }
 
 }  // namespace

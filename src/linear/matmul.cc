@@ -30,6 +30,7 @@ const RowKernels& row_kernels(Isa isa) {
     case Isa::kScalar: return row_kernels_scalar();
     case Isa::kAvx2: return row_kernels_avx2();
     case Isa::kAvx512: return row_kernels_avx512();
+    case Isa::kNeon: return row_kernels_neon();
   }
   return row_kernels_scalar();
 }
@@ -40,6 +41,7 @@ const StripKernels& strip_kernels(Isa isa) {
     case Isa::kAvx2: return strip_kernels_avx2();
     case Isa::kAvx512:
       return cpu_features().avx512_vnni ? strip_kernels_avx512_vnni() : strip_kernels_avx2();
+    case Isa::kNeon: return strip_kernels_neon();
   }
   return strip_kernels_scalar();
 }

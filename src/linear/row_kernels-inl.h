@@ -21,7 +21,7 @@ constexpr int kParts = kGroupColumns / kWidth;
 // time: memory is read front to back, or it gives half (25 GB/s became 11 with four rows abreast).
 #if defined(__AVX512F__)
 constexpr int kInputsAtOnce = 8;
-#elif defined(__AVX2__)
+#elif defined(__AVX2__) || defined(__ARM_FEATURE_DOTPROD)
 constexpr int kInputsAtOnce = 2;
 #else
 constexpr int kInputsAtOnce = 1;
@@ -80,7 +80,7 @@ LOWKEY_INLINE void split_nibbles(const uint8_t* codes, I32 (&out)[kParts]) {
 LOWKEY_INLINE void add_fifth_bits(const uint8_t* high, I32 (&codes)[kParts]) {
   uint32_t bits;
   __builtin_memcpy(&bits, high, 4);
-  U32 lane;
+  U32 lane = {};
   for (int i = 0; i < kWidth; ++i) lane[i] = static_cast<uint32_t>(i);
 #pragma GCC unroll 8
   for (int i = 0; i < kParts; ++i) {

@@ -59,6 +59,7 @@ struct RowKernels {
 const RowKernels& row_kernels_scalar();
 const RowKernels& row_kernels_avx2();    // on other machines: the scalar ones
 const RowKernels& row_kernels_avx512();  // likewise
+const RowKernels& row_kernels_neon();    // likewise
 
 const RowKernels& row_kernels(Isa isa);
 

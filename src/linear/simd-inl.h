@@ -8,6 +8,8 @@
 
 #if defined(__F16C__)
 #include <immintrin.h>
+#elif defined(__ARM_FEATURE_DOTPROD)
+#include <arm_neon.h>
 #endif
 
 // Vectors must never cross a call that could be compiled for another instruction set.
@@ -48,6 +50,10 @@ LOWKEY_INLINE float half_at(const uint8_t* p) {
   __builtin_memcpy(&bits, p, 2);
 #if defined(__F16C__)
   return _cvtsh_ss(bits);
+#elif defined(__ARM_FEATURE_DOTPROD)
+  __fp16 half;
+  __builtin_memcpy(&half, &bits, 2);
+  return half;
 #else
   const uint32_t sign = static_cast<uint32_t>(bits & 0x8000u) << 16;
   const uint32_t exponent = (bits >> 10) & 0x1fu;
@@ -114,28 +120,54 @@ LOWKEY_INLINE F32 fused(F32 a, F32 b, F32 c) {
 LOWKEY_INLINE __m256 fold_to_256(F32 x) {
   return x;
 }
+#elif defined(__ARM_FEATURE_DOTPROD)
+LOWKEY_INLINE uint8x8_t load_four_bytes(const uint8_t* p) {
+  uint32_t four;
+  __builtin_memcpy(&four, p, 4);
+  return vreinterpret_u8_u32(vdup_n_u32(four));
+}
+LOWKEY_INLINE I32 widen_u8(const uint8_t* p) {
+  return vreinterpretq_s32_u32(vmovl_u16(vget_low_u16(vmovl_u8(load_four_bytes(p)))));
+}
+LOWKEY_INLINE I32 widen_i8(const uint8_t* p) {
+  return vmovl_s16(vget_low_s16(vmovl_s8(vreinterpret_s8_u8(load_four_bytes(p)))));
+}
+LOWKEY_INLINE F32 load_bf16(const uint8_t* p) {
+  return vreinterpretq_f32_u32(vshll_n_u16(vreinterpret_u16_u8(vld1_u8(p)), 16));
+}
+LOWKEY_INLINE F32 load_f16(const uint8_t* p) {
+  return vcvt_f32_f16(vreinterpret_f16_u8(vld1_u8(p)));
+}
+LOWKEY_INLINE F32 fused(F32 a, F32 b, F32 c) {
+  return vfmaq_f32(c, a, b);
+}
 #else
 LOWKEY_INLINE I32 widen_u8(const uint8_t* p) {
-  I32 result;
+  I32 result = {};
   for (int i = 0; i < kWidth; ++i) result[i] = p[i];
   return result;
 }
 LOWKEY_INLINE I32 widen_i8(const uint8_t* p) {
-  I32 result;
+  I32 result = {};
   for (int i = 0; i < kWidth; ++i) result[i] = static_cast<int8_t>(p[i]);
   return result;
 }
 LOWKEY_INLINE F32 load_bf16(const uint8_t* p) {
-  U32 bits;
+  U32 bits = {};
   for (int i = 0; i < kWidth; ++i) {
     bits[i] = (static_cast<uint32_t>(p[2 * i]) | static_cast<uint32_t>(p[2 * i + 1]) << 8) << 16;
   }
   return reinterpret_cast<F32>(bits);
 }
 LOWKEY_INLINE F32 load_f16(const uint8_t* p) {
-  F32 result;
-  for (int i = 0; i < kWidth; ++i) result[i] = half_at(p + 2 * i);
-  return result;
+  U32 bits = {};
+  for (int i = 0; i < kWidth; ++i) bits[i] = p[2 * i] | static_cast<uint32_t>(p[2 * i + 1]) << 8;
+  // Moving the exponent's bias by a multiplication puts subnormal numbers right; infinity and NaN
+  // are not numbers.
+  const U32 moved = (bits & 0x7fffu) << 13;
+  const U32 number = reinterpret_cast<U32>(reinterpret_cast<F32>(moved) * splat(0x1p112f));
+  const U32 magnitude = moved < 0x0f800000u ? number : moved | 0x7f800000u;
+  return reinterpret_cast<F32>(magnitude | (bits & 0x8000u) << 16);
 }
 LOWKEY_INLINE F32 fused(F32 a, F32 b, F32 c) {
   return a * b + c;

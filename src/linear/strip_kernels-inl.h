@@ -14,6 +14,13 @@ constexpr int64_t kBlockColumns = 32;
 constexpr int kStripParts = kStripRows / kWidth;
 constexpr float kMaxCode = 32639.0f;
 
+// NEON's dot products take bytes of the same sign; weights' codes may well be signed.
+#if defined(__ARM_FEATURE_DOTPROD)
+constexpr bool kSignedCodes = true;
+#else
+constexpr bool kSignedCodes = false;
+#endif
+
 typedef uint8_t U8 __attribute__((vector_size(kWidth * 4)));
 typedef uint8_t U8U __attribute__((vector_size(kWidth * 4), aligned(1), may_alias));
 typedef uint16_t U16 __attribute__((vector_size(kWidth * 4)));
@@ -86,10 +93,12 @@ LOWKEY_INLINE Codes nibbles(const uint8_t* quads, int j) {
 
 // Sets bit 4 of byte c of each row's codes where bit 4j + c of its four bytes at `high` is set.
 LOWKEY_INLINE Codes add_fifth_bits(Codes codes, const uint8_t* high, int j) {
-#if defined(__AVX2__)
+#if defined(__AVX2__) || defined(__ARM_FEATURE_DOTPROD)
   // The byte that has the four bits, to all four places; then one bit of it at each.
   const int byte = j / 2 * 0x01010101;
   const int bits = j % 2 ? static_cast<int>(0x80402010u) : 0x08040201;
+#endif
+#if defined(__AVX2__)
   const __m128i places =
       _mm_add_epi32(_mm_setr_epi32(0, 0x04040404, 0x08080808, 0x0c0c0c0c), _mm_set1_epi32(byte));
 #endif
@@ -109,6 +118,10 @@ LOWKEY_INLINE Codes add_fifth_bits(Codes codes, const uint8_t* high, int j) {
     const __m256i wanted = _mm256_set1_epi32(bits);
     const __m256i set = _mm256_cmpeq_epi8(_mm256_and_si256(spread, wanted), wanted);
     codes.part[p] |= reinterpret_cast<U8>(set) & 16;
+#elif defined(__ARM_FEATURE_DOTPROD)
+    const I32 places = I32{0, 0x04040404, 0x08080808, 0x0c0c0c0c} + byte;
+    const U8 spread = vqtbl1q_u8(bytes, reinterpret_cast<U8>(places));
+    codes.part[p] |= vtstq_u8(spread, reinterpret_cast<U8>(I32{} + bits)) & 16;
 #else
     // The product has no carries: bit i of a nibble lands at i + 4, i + 11, i + 18 and i + 25.
     const U32 nibble = (as_dwords(bytes) >> (4 * j)) & 15u;
@@ -160,10 +173,11 @@ struct StripQ5_1 : Format<24, 2, 1, 0, true> {
   }
 };
 
-struct StripQ8_0 : Format<34, 1, 1, 128, false> {
+// The one type whose codes need a sign, or all eight bits.
+struct StripQ8_0 : Format<34, 1, 1, kSignedCodes ? 0 : 128, false> {
   static LOWKEY_INLINE Codes codes(const uint8_t* block, int, int j) {
     return make_codes([&](int p) __attribute__((always_inline)) {
-      return quad(block + kQuads, j, p) ^ 0x80;
+      return quad(block + kQuads, j, p) ^ (kSignedCodes ? 0 : 0x80);
     });
   }
 };
@@ -243,9 +257,11 @@ struct StripQ6_K : Format<210, 1, 8, 32, false> {
 
 // -------- multiplication. Sums: running sums of sixteen rows times one input;
 // mac(sums, codes, input, j) adds columns 4j..4j+3.
+// kGroupsUnrolled: groups of four columns that are unrolled.
 
 #if defined(__AVX512VNNI__)
 constexpr int kInputsAtOnce = 8;
+constexpr int kGroupsUnrolled = 8;
 
 struct Sums {
   __m512i high, low;
@@ -270,6 +286,7 @@ LOWKEY_INLINE Rows finish(const Sums& sums) {
 }
 #elif defined(__AVX2__)
 constexpr int kInputsAtOnce = 4;
+constexpr int kGroupsUnrolled = 8;
 
 struct Sums {
   I32 part[kStripParts];
@@ -299,8 +316,47 @@ LOWKEY_INLINE void mac(Sums& sums, const Codes& codes, const StripInput& x, int 
 LOWKEY_INLINE Rows finish(const Sums& sums) {
   return make_rows([&](int p) __attribute__((always_inline)) { return to_float(sums.part[p]); });
 }
+#elif defined(__ARM_FEATURE_DOTPROD)
+constexpr int kInputsAtOnce = 2;
+constexpr int kGroupsUnrolled = 8;
+
+struct Sums {
+  int32x4_t high[kStripParts], low[kStripParts];
+};
+
+LOWKEY_INLINE Sums start(int32_t at) {
+  Sums sums;
+#pragma GCC unroll 4
+  for (int p = 0; p < kStripParts; ++p) {
+    sums.high[p] = vdupq_n_s32(0);
+    sums.low[p] = vdupq_n_s32(at);
+  }
+  return sums;
+}
+LOWKEY_INLINE int8x16_t broadcast_quad(const uint8_t* p) {
+  int32_t four;
+  __builtin_memcpy(&four, p, 4);
+  return vreinterpretq_s8_s32(vdupq_n_s32(four));
+}
+// The inputs' codes: 32 high bytes, then 32 low ones.
+LOWKEY_INLINE void mac(Sums& sums, const Codes& codes, const StripInput& x, int j) {
+  const int8x16_t high = broadcast_quad(x.codes + 4 * j);
+  const int8x16_t low = broadcast_quad(x.codes + 32 + 4 * j);
+#pragma GCC unroll 4
+  for (int p = 0; p < kStripParts; ++p) {
+    const int8x16_t bytes = vreinterpretq_s8_u8(codes.part[p]);
+    sums.high[p] = vdotq_s32(sums.high[p], bytes, high);
+    sums.low[p] = vdotq_s32(sums.low[p], bytes, low);
+  }
+}
+LOWKEY_INLINE Rows finish(const Sums& sums) {
+  return make_rows([&](int p) __attribute__((always_inline)) {
+    return to_float((sums.high[p] << 8) + sums.low[p]);
+  });
+}
 #else
 constexpr int kInputsAtOnce = 2;
+constexpr int kGroupsUnrolled = 1;  // eight take GCC 12 half a minute to compile
 
 struct Sums {
   I32 part[kStripParts];
@@ -352,7 +408,7 @@ LOWKEY_INLINE void add_columns(const uint8_t* block, int sub, const StripInput* 
     const int32_t sum = Format::kTwoScales ? in.half_sums[kSet] : in.half_sums[0] + in.half_sums[1];
     sums[i] = start(-Format::kOffset * sum);
   }
-#pragma GCC unroll 8
+#pragma GCC unroll kGroupsUnrolled
   for (int j = kSet * kGroups; j < (kSet + 1) * kGroups; ++j) {
     const Codes codes = Format::codes(block, sub, j);
 #pragma GCC unroll 8
@@ -448,6 +504,13 @@ LOWKEY_INLINE void store_codes(const I32 (&codes)[kInputParts], uint8_t* out) {
     const __m256i b = _mm256_shuffle_epi32(reinterpret_cast<__m256i>(codes[p + 1]), 0xd8);
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + 16 * p),
                         _mm256_permute4x64_epi64(_mm256_packs_epi32(a, b), 0xd8));
+  }
+#elif defined(__ARM_FEATURE_DOTPROD)
+#pragma GCC unroll 4
+  for (int p = 0; p < kInputParts; p += 2) {
+    const int16x8_t words = vcombine_s16(vmovn_s32(codes[p]), vmovn_s32(codes[p + 1]));
+    vst1_u8(out + 4 * p, vreinterpret_u8_s8(vrshrn_n_s16(words, 8)));
+    vst1_u8(out + 32 + 4 * p, vreinterpret_u8_s8(vmovn_s16(words)));
   }
 #else
   int16_t values[kBlockColumns];

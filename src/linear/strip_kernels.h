@@ -45,6 +45,7 @@ struct StripKernels {
 const StripKernels& strip_kernels_scalar();
 const StripKernels& strip_kernels_avx2();         // on other machines: the scalar ones
 const StripKernels& strip_kernels_avx512_vnni();  // likewise
+const StripKernels& strip_kernels_neon();         // likewise
 
 const StripKernels& strip_kernels(Isa isa);
 

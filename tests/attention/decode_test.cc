@@ -143,8 +143,8 @@ void compare_with_reference(const RandomCase& c, SplitMix64& rng, ThreadPool& po
   std::vector<float> expected(q.size());
   const AttendItem reference{&view, q.data(), expected.data()};
   attend_ref({{&reference, 1}, num_qo_heads, scale});
-  for (Isa isa : {Isa::kAvx2, Isa::kAvx512}) {
-    if (!isa_available(isa)) continue;
+  for (Isa isa : kIsas) {
+    if (!isa_available(isa) || decode_kernels(isa) == nullptr) continue;
     for (DecodeDots dots : {DecodeDots::kTwoPass, DecodeDots::kOnePass}) {
       std::vector<float> out(q.size(), NAN);
       const AttendItem item{&view, q.data(), out.data()};

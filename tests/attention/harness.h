@@ -71,7 +71,7 @@ class Harness {
 
 inline std::vector<Isa> isas() {
   std::vector<Isa> all;
-  for (Isa isa : {Isa::kScalar, Isa::kAvx2, Isa::kAvx512}) {
+  for (Isa isa : kIsas) {
     if (isa_available(isa)) all.push_back(isa);
   }
   return all;

@@ -19,10 +19,11 @@ TEST(Cpu, FeaturesAreOrdered) {
   EXPECT_TRUE(!f.avx2 || f.f16c);
   EXPECT_EQ(isa_available(Isa::kAvx2), f.avx2);
   EXPECT_EQ(isa_available(Isa::kAvx512), f.avx512);
+  EXPECT_EQ(isa_available(Isa::kNeon), f.neon);
 }
 
 TEST(Cpu, ParsingNamesWhatIsWrong) {
-  for (Isa isa : {Isa::kAvx2, Isa::kAvx512}) {
+  for (Isa isa : {Isa::kAvx2, Isa::kAvx512, Isa::kNeon}) {
     const std::string name(isa_name(isa));
     if (isa_available(isa)) {
       EXPECT_EQ(parse_isa(name), isa);
@@ -41,7 +42,7 @@ TEST(Cpu, ParsingNamesWhatIsWrong) {
     FAIL();
   } catch (const Error& error) {
     EXPECT_EQ(error.code(), ErrorCode::kInvalidArgument);
-    EXPECT_STREQ(error.what(), "LOWKEY_ISA=sse9: not one of scalar, avx2, avx512");
+    EXPECT_STREQ(error.what(), "LOWKEY_ISA=sse9: not one of scalar, avx2, avx512, neon");
   }
 }
 

@@ -12,7 +12,6 @@ namespace {
 
 using test::random_floats;
 
-constexpr Isa kIsas[] = {Isa::kScalar, Isa::kAvx2, Isa::kAvx512};
 constexpr double kUnit = 0x1p-24;  // half a unit in the last place, relative
 
 TEST(RmsNorm, MatchesDoubleWithinRounding) {

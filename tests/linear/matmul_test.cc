@@ -17,7 +17,6 @@ using test::all_dtypes;
 using test::random_floats;
 using test::RandomTensor;
 
-constexpr Isa kIsas[] = {Isa::kScalar, Isa::kAvx2, Isa::kAvx512};
 constexpr int64_t kRowCounts[] = {1, 2, 3, 4, 5, 8, 16};
 
 std::vector<int64_t> odd_cols(DType dtype) {

@@ -17,7 +17,6 @@ using test::random_floats;
 using test::RandomTensor;
 using test::uniform;
 
-constexpr Isa kIsas[] = {Isa::kScalar, Isa::kAvx2, Isa::kAvx512};
 constexpr double kUnit = 0x1p-24;
 constexpr double kCodeError = 0.51 / 32639;
 

@@ -33,7 +33,7 @@ std::vector<float> row_of(const WeightMatrix& matrix, int64_t row) {
 }
 
 TEST(RowKernels, EveryIsaUnpacksEveryTypeToTheSpecificationsBits) {
-  for (Isa isa : {Isa::kScalar, Isa::kAvx2, Isa::kAvx512}) {
+  for (Isa isa : kIsas) {
     if (!isa_available(isa)) continue;
     for (DType dtype : all_dtypes()) {
       for (bool misalign : {false, true}) {
@@ -55,7 +55,7 @@ TEST(RowKernels, EveryIsaUnpacksEveryTypeToTheSpecificationsBits) {
 TEST(RowKernels, EveryIsaWidensEveryHalf) {
   std::vector<Half> halves(1 << 16);
   for (size_t i = 0; i < halves.size(); ++i) halves[i].bits = static_cast<uint16_t>(i);
-  for (Isa isa : {Isa::kScalar, Isa::kAvx2, Isa::kAvx512}) {
+  for (Isa isa : kIsas) {
     if (!isa_available(isa)) continue;
     std::vector<float> values(halves.size());
     row_kernels(isa)
@@ -82,7 +82,7 @@ TEST(RowKernels, EveryIsaRoundsToBFloat16AsTheSpecification) {
                         0x7f7fffffu, 0x7f800000u, 0xff800000u, 0x7f800001u, 0xffffffffu}) {
     values.push_back(std::bit_cast<float>(bits));
   }
-  for (Isa isa : {Isa::kScalar, Isa::kAvx2, Isa::kAvx512}) {
+  for (Isa isa : kIsas) {
     if (!isa_available(isa)) continue;
     std::vector<BFloat16> rounded(values.size());
     row_kernels(isa).to_bf16(values.data(), static_cast<int64_t>(values.size()), rounded.data());

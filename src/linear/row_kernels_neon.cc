@@ -1,0 +1,19 @@
+// Row kernels for one instruction set: see row_kernels-inl.h. The flags are in CMakeLists.txt.
+#include "linear/row_kernels.h"
+
+#if defined(__ARM_FEATURE_DOTPROD)
+#define LOWKEY_KERNEL_NAMESPACE row_kernels_for_neon
+#include "linear/row_kernels-inl.h"
+
+namespace lowkey {
+const RowKernels& row_kernels_neon() {
+  return row_kernels_for_neon::table();
+}
+}  // namespace lowkey
+#else
+namespace lowkey {
+const RowKernels& row_kernels_neon() {
+  return row_kernels_scalar();
+}
+}  // namespace lowkey
+#endif
