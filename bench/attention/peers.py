@@ -126,7 +126,8 @@ def measure(arguments: argparse.Namespace, arms: list[Arm]) -> list[dict]:
     # What the machine reads at best, seen anew beside each of lowkey's rows.
     streams = [row["stream_gb_per_s"] for row in rows if row["threads"] == arguments.threads]
     for gqa in arguments.gqa:
-        f16 = next((row for row in rows if row["k_bits"] == 16 and same_shape(row, gqa)), None)
+        ours = (row for row in rows if same_shape(row, gqa) and row["threads"] == arguments.threads)
+        f16 = next((row for row in ours if row["k_bits"] == 16), None)
         for arm in arms:
             row = arm.row(gqa, arguments.threads)
             row["share_of_stream"] = row["gb_per_s"] / max(streams) if streams else None
@@ -150,7 +151,7 @@ def ratios(rows: list[dict], gqas: list[int]) -> list[str]:
             pairs = [
                 f"{ours['mth_per_s'] / row['mth_per_s']:.1f}x {row['engine']} {row['recipe']}"
                 for row in peers
-                if row["k_bits"] == ours["k_bits"] == ours["v_bits"]
+                if row["k_bits"] == ours["k_bits"] == ours["v_bits"] and row["threads"] == ours["threads"]
             ]
             if pairs:
                 lines.append(f"GQA {gqa}: {ours['recipe']} {ours['path']} is {', '.join(pairs)}")
