@@ -2,7 +2,8 @@
 """Decode attention of a Llama-2-7B-shaped stack of layers whose cache fills a budget of memory: KIVI-2 against 16 bits,
 KVTuner's mixes against 8 bits. Called by ./dev bench stack, which builds what it runs (stack_bench).
 
-Ratios are between the fastest 5% of steps. `by stream` divides each side by what a plain read of memory made between
+`ratio` is between the fastest 5% of steps, `median_ratio` between medians: the one to go by on a host whose memory has
+fast and slow minutes. `by stream` divides each side by what a plain read of memory made between
 its steps: the budget holds one recipe at a time, so recipes are measured half a minute apart. `limit` is the ratio of
 stored bytes per sequence: what memory alone would allow.
 """
@@ -27,6 +28,7 @@ COLUMNS = {
     "share_of_stream": ".0%",
     "batch_ratio": ".2f",
     "ratio": ".2f",
+    "median_ratio": ".2f",
     "ratio_by_stream": ".2f",
     "byte_limit": ".2f",
     "target": ".2f",
