@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <limits>
 
+#include "attention/attend.h"
 #include "core/checked.h"
 #include "core/error.h"
 
@@ -10,11 +11,10 @@ namespace lowkey {
 namespace {
 
 // What the rooms above this program's torch-free half do; the test notices where they change.
-constexpr int64_t kPromptRows = 512;       // engine: a prompt goes in pieces of so many tokens
-constexpr int64_t kNativeStepRows = 16;    // model: steps of up to so many rows have own buffers
-constexpr int64_t kNativeBuffers = 6;      // x, its norm, q, k, v, attention's output
-constexpr int64_t kMaxAttentionRuns = 64;  // attention: runs a sequence is cut into, about
-constexpr int64_t kViewBytes = 256;        // cache: what a step notes down per KV head
+constexpr int64_t kPromptRows = 512;     // engine: a prompt goes in pieces of so many tokens
+constexpr int64_t kNativeStepRows = 16;  // model: steps of up to so many rows have own buffers
+constexpr int64_t kNativeBuffers = 6;    // x, its norm, q, k, v, attention's output
+constexpr int64_t kViewBytes = 256;      // cache: what a step notes down per KV head
 
 // f32 rows of x, q, k, v and attention's output, and two of products' inputs in bf16.
 constexpr int64_t kStepRowBytes = 5 * 4 + 2 * 2;
@@ -85,7 +85,7 @@ int64_t workspace_bytes(const ModelConfig& config, int64_t ctx, int64_t batch) {
   const int64_t logits =
       batch * (int64_t{config.hidden_size} + config.vocab_size) * int64_t{sizeof(float)};
   const int64_t new_tokens = rows * 2 * kv * 2 + batch * config.num_kv_heads * kViewBytes;
-  const int64_t runs = std::min(ceil_div<int64_t>(ctx, kPageTokens), kMaxAttentionRuns);
+  const int64_t runs = std::min(ceil_div<int64_t>(ctx, kPageTokens), kMaxDecodeRuns);
   const int64_t partials =
       batch * runs * config.num_qo_heads * (config.head_dim + 2) * int64_t{sizeof(float)};
   return activations + logits + new_tokens + partials;

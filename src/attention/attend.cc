@@ -4,6 +4,7 @@
 #include <cmath>
 #include <functional>
 #include <limits>
+#include <utility>
 #include <vector>
 
 #include "attention/decode.h"
@@ -28,10 +29,9 @@ constexpr int64_t kRowsPerBlock = 96;
 // of threads.
 constexpr int64_t kTilesPerRun = 4 * kTilesPerPage;
 
-// A decode task is at least this much memory where there is so much (less is not worth a fork and a
-// merge), and a sequence is cut into about this many at most.
+// A decode task is at least this much memory where there is so much: less is not worth a fork and a
+// merge.
 constexpr int64_t kDecodeTaskBytes = int64_t{192} << 10;
-constexpr int64_t kMaxDecodeTasks = 32;
 
 constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
 
@@ -115,7 +115,7 @@ DecodeCut decode_cut(const LayerView& view, int64_t num_pages) {
   const auto num_heads = static_cast<int64_t>(view.heads.size());
   int64_t bytes = 0;  // of a page of every head
   for (const HeadView& head : view.heads) bytes += head.k.layout->bytes() + head.v.layout->bytes();
-  const int64_t wanted = std::max(kDecodeTaskBytes, num_pages * bytes / kMaxDecodeTasks);
+  const int64_t wanted = std::max(kDecodeTaskBytes, num_pages * bytes / kMaxDecodeRuns);
   const int64_t block_bytes = bytes * std::min(num_pages, kBlockPages);
   if (wanted >= block_bytes) {
     return {static_cast<int32_t>(num_heads), ceil_div(wanted, block_bytes) * kBlockPages};
@@ -138,11 +138,7 @@ class Planner {
     const auto num_heads = static_cast<int32_t>(view.heads.size());
     const int64_t pages = decode_pages_seen(view, view.position + view.num_tokens - 1);
     const DecodeCut cut = decode_cut(view, pages);
-    // Blocks begin after the prefix; so do runs, but for the first.
-    const int64_t before = decode_prefix_pages(view) % cut.pages;
-    const int64_t num_runs = ceil_div(pages - before, cut.pages) + (before > 0 ? 1 : 0);
-    const int64_t first_partial = num_partials_;
-    const size_t first_merge = merges_.size();
+    const size_t first_task = tasks_.size();
     for (int32_t head = 0; head < num_heads; head += cut.heads) {
       AttendTask task;
       task.item = &item;
@@ -151,26 +147,14 @@ class Planner {
       task.last_query = view.num_tokens;
       task.last_unit = pages;
       task.decode = true;
-      most_rows_ = std::max(most_rows_, view.num_tokens * task.num_heads * group);
-      if (num_runs == 1) {
-        tasks_.push_back(task);
-      } else {
-        merges_.push_back({task, num_partials_, num_runs});
-        num_partials_ += num_runs;
-      }
+      // Blocks begin after the prefix; so do runs, but for the first.
+      add(task, cut.pages, view.num_tokens * task.num_heads * group,
+          decode_prefix_pages(view) % cut.pages);
     }
-    if (num_runs == 1) return;
-    for (int64_t run = 0; run < num_runs; ++run) {
-      int64_t partial = first_partial + run;
-      for (int32_t head = 0; head < num_heads; head += cut.heads, partial += num_runs) {
-        AttendTask task = merges_[first_merge + static_cast<size_t>(head / cut.heads)].block;
-        const int64_t end = before > 0 ? before + run * cut.pages : (run + 1) * cut.pages;
-        task.first_unit = std::max<int64_t>(0, end - cut.pages);
-        task.last_unit = std::min(pages, end);
-        task.partial = partial;
-        tasks_.push_back(task);
-      }
-    }
+    std::sort(tasks_.begin() + static_cast<std::ptrdiff_t>(first_task), tasks_.end(),
+              [](const AttendTask& a, const AttendTask& b) {
+                return std::pair(a.first_unit, a.head) < std::pair(b.first_unit, b.head);
+              });
   }
 
   // Many blocks, each walking its tokens from front to back; a single one is cut like decode.
@@ -205,18 +189,21 @@ class Planner {
   int64_t most_rows() const { return most_rows_; }
 
  private:
-  void add(const AttendTask& task, int64_t units_per_run, int64_t rows) {
+  // Runs of units_per_run units, after a first one of `before` units if there are any before.
+  void add(const AttendTask& task, int64_t units_per_run, int64_t rows, int64_t before = 0) {
     most_rows_ = std::max(most_rows_, rows);
-    const int64_t num_runs = ceil_div(task.last_unit, units_per_run);
+    const int64_t num_runs =
+        ceil_div(task.last_unit - before, units_per_run) + (before > 0 ? 1 : 0);
     if (num_runs == 1) {
       tasks_.push_back(task);
       return;
     }
     merges_.push_back({task, num_partials_, num_runs});
     for (int64_t run = 0; run < num_runs; ++run) {
+      const int64_t end = before > 0 ? before + run * units_per_run : (run + 1) * units_per_run;
       AttendTask part = task;
-      part.first_unit = run * units_per_run;
-      part.last_unit = std::min(task.last_unit, part.first_unit + units_per_run);
+      part.first_unit = std::max<int64_t>(0, end - units_per_run);
+      part.last_unit = std::min(task.last_unit, end);
       part.partial = num_partials_++;
       tasks_.push_back(part);
     }
@@ -274,24 +261,19 @@ void attend(const AttendArgs& args, ThreadPool& pool, AttendWorkspace& workspace
 
   const auto job = [&](int64_t index, int thread) {
     const AttendTask& task = w.tasks[static_cast<size_t>(index)];
-    const int64_t rows = num_rows(args, task);
     const SoftmaxState* states;
     const float* sums;
     if (task.decode) {
       DecodeScratch& scratch = w.decode[static_cast<size_t>(thread)];
-      const int64_t slot = task.partial * w.rows_per_partial;
+      DecodeSums partial;
       if (task.partial >= 0) {
-        run_decode_task(
-            args, *decode, tiles, scratch, task,
-            {w.partial_states.data() + slot, w.partial_sums.data() + slot * padded_dim});
-        return;
+        const int64_t slot = task.partial * w.rows_per_partial;
+        partial = {w.partial_states.data() + slot, w.partial_sums.data() + slot * padded_dim};
       }
-      // For all rows of the item: the task's pointers are to stay.
-      scratch.resize(task.item->view->num_tokens * args.num_qo_heads, head_dim);
-      run_decode_task(args, *decode, tiles, scratch, task,
-                      {scratch.states.data(), scratch.acc.data()});
-      states = scratch.states.data();
-      sums = scratch.acc.data();
+      const DecodeSums result = run_decode_task(args, *decode, tiles, scratch, task, partial);
+      if (task.partial >= 0) return;
+      states = result.states;
+      sums = result.acc;
     } else if (task.bf16) {
       PrefillBf16Scratch& scratch = w.prefill_bf16[static_cast<size_t>(thread)];
       run_prefill_bf16_task(args, *bf16, tiles, scratch, task);
@@ -303,6 +285,7 @@ void attend(const AttendArgs& args, ThreadPool& pool, AttendWorkspace& workspace
       states = scratch.states.data();
       sums = scratch.acc.data();
     }
+    const int64_t rows = num_rows(args, task);
     for (int64_t r = 0; r < rows; ++r) {
       const SoftmaxState& state = states[r];
       const float* acc = sums + r * padded_dim;

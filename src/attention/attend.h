@@ -37,6 +37,10 @@ enum class DecodeDots : uint8_t {
 // where a side has 32 bits. For callers whose own products are in bf16 anyway.
 enum class AttendPrecision : uint8_t { kF32, kBF16 };
 
+// A decode step cuts a sequence into about this many runs at most, each with partial results of its
+// own in the workspace.
+inline constexpr int64_t kMaxDecodeRuns = 32;
+
 struct AttendArgs {
   std::span<const AttendItem> items;
   int32_t num_qo_heads = 0;

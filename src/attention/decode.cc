@@ -15,13 +15,12 @@ class DecodeRunner {
  public:
   DecodeRunner(const AttendArgs& args, const DecodeKernels& kernels,
                const TileKernels& tile_kernels, DecodeScratch& scratch, const AttendTask& task,
-               const DecodeSums& sums)
+               const DecodeSums& partial)
       : kernels_(kernels),
         tile_kernels_(tile_kernels),
         scratch_(scratch),
         view_(*task.item->view),
         task_(task),
-        sums_(sums),
         dots_(args.decode_dots),
         group_(args.num_qo_heads / static_cast<int32_t>(view_.heads.size())),
         head_dim_(view_.head_dim),
@@ -33,16 +32,17 @@ class DecodeRunner {
       scratch_.ready = task.item;
     }
     queries_ = queries();
+    sums_ = partial.acc ? partial : DecodeSums{scratch.states.data(), scratch.acc.data()};
     const auto rows =
         static_cast<size_t>(task.last_query - task.first_query) * task.num_heads * group_;
-    std::fill_n(sums.acc, rows * static_cast<size_t>(padded_dim_), 0.0f);
-    std::fill_n(sums.states, rows, SoftmaxState{kMinusInfinity, 0.0f});
+    std::fill_n(sums_.acc, rows * static_cast<size_t>(padded_dim_), 0.0f);
+    std::fill_n(sums_.states, rows, SoftmaxState{kMinusInfinity, 0.0f});
     find_pages();
   }
 
   // Blocks of pages that lie one after the other, in them heads, in them pages: the order of
   // memory. What was allocated page by page has blocks of one page.
-  void run() {
+  DecodeSums run() {
     for (int64_t page = task_.first_unit, next; page < task_.last_unit; page = next) {
       next = block_end(page);
       for (int32_t head = 0; head < task_.num_heads; ++head) {
@@ -50,6 +50,7 @@ class DecodeRunner {
         for (int64_t p = page; p < next; ++p) head_page(p, head);
       }
     }
+    return sums_;
   }
 
  private:
@@ -287,7 +288,6 @@ class DecodeRunner {
   DecodeScratch& scratch_;
   const LayerView& view_;
   const AttendTask& task_;
-  const DecodeSums sums_;
   const DecodeDots dots_;
   const int32_t group_;
   const int32_t head_dim_;
@@ -297,6 +297,7 @@ class DecodeRunner {
   const DecodeHead* head_ = nullptr;  // the current one
   const std::byte* page_ = nullptr;   // the current one
   DecodeQueries queries_;
+  DecodeSums sums_;
   int32_t query_row_ = 0;  // what to add to a row of sums for its row of queries
   struct Stored {
     int64_t position = -1;
@@ -334,10 +335,10 @@ void DecodeScratch::resize(int64_t rows, int64_t head_dim) {
   grow(tile_scores, int64_t{kMaxDecodeRows} * kTileTokens);
 }
 
-void run_decode_task(const AttendArgs& args, const DecodeKernels& kernels,
-                     const TileKernels& tile_kernels, DecodeScratch& scratch,
-                     const AttendTask& task, const DecodeSums& sums) {
-  DecodeRunner(args, kernels, tile_kernels, scratch, task, sums).run();
+DecodeSums run_decode_task(const AttendArgs& args, const DecodeKernels& kernels,
+                           const TileKernels& tile_kernels, DecodeScratch& scratch,
+                           const AttendTask& task, const DecodeSums& partial) {
+  return DecodeRunner(args, kernels, tile_kernels, scratch, task, partial).run();
 }
 
 }  // namespace lowkey

@@ -19,8 +19,8 @@ inline constexpr int64_t kDecodeQueries = 4;
 int64_t decode_pages_seen(const LayerView& view, int64_t position);
 int64_t decode_prefix_pages(const LayerView& view);
 
-// One KV head of a task, looked up once: a line of the cache, for while pages stream through it the
-// rest of what describes the head does not stay there.
+// One KV head of an item, looked up once: a line of the cache, for while pages stream through it
+// the rest of what describes the head does not stay there.
 struct alignas(64) DecodeHead {
   struct Side {
     const SideLayout* layout = nullptr;
@@ -53,9 +53,10 @@ struct DecodeScratch {
 };
 
 // Rows of sums are (query, query head) pairs of the task's KV heads, queries outside. Units are
-// pages. Same contract as attend(). Before a new step, scratch.ready is to be reset.
-void run_decode_task(const AttendArgs& args, const DecodeKernels& kernels,
-                     const TileKernels& tile_kernels, DecodeScratch& scratch,
-                     const AttendTask& task, const DecodeSums& sums);
+// pages. Same contract as attend(). The sums go to `partial` or, where that is null, stay in the
+// scratch; where they are is returned. Before a new step, scratch.ready is to be reset.
+DecodeSums run_decode_task(const AttendArgs& args, const DecodeKernels& kernels,
+                           const TileKernels& tile_kernels, DecodeScratch& scratch,
+                           const AttendTask& task, const DecodeSums& partial);
 
 }  // namespace lowkey

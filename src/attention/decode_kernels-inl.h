@@ -511,9 +511,11 @@ void add_packed_axis(const SideLayout& layout, const std::byte* side, int32_t co
     v.p = some;
   }
   uint32_t group_of_block = 0;
+  int32_t log_tiles = 0;
   if constexpr (kPerChannel) {
     read_through(side, layout.codes_offset());
     fold_probabilities<Simd>(passes, v);
+    log_tiles = __builtin_ctz(static_cast<uint32_t>(layout.group_size() / kTileTokens));
   } else {
     int32_t g = 0;
     for (; g + 4 <= num_groups; g += 4) {
@@ -532,9 +534,8 @@ void add_packed_axis(const SideLayout& layout, const std::byte* side, int32_t co
     dots[now - 1]({side + layout.codes_offset(), layout.tile_codes_bytes(), v.num_tiles,
                    num_blocks / layout.inner_fields(), group_of_block, num_groups, rows,
                    v.weights + r * v.row_stride, v.row_stride, v.unit + r * num_groups, scales,
-                   layout.head_dim(),
-                   __builtin_ctz(static_cast<uint32_t>(layout.group_size() / kTileTokens) | 8u),
-                   v.probability_sum + r, acc + r * padded_dim, padded_dim});
+                   layout.head_dim(), log_tiles, v.probability_sum + r, acc + r * padded_dim,
+                   padded_dim});
   }
 }
 
