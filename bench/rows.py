@@ -1,5 +1,6 @@
 """Rows of figures as a table for people and as JSON for machines."""
 
+import argparse
 import json
 import os
 import pathlib
@@ -59,6 +60,24 @@ def write_json(rows: list[dict], target: str) -> None:
         sys.stdout.write(text)
     else:
         pathlib.Path(target).write_text(text)
+
+
+def add_output_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--markdown", action="store_true", help="the table as in docs/performance.md")
+    parser.add_argument("--json", metavar="FILE", help="write the rows to this file; -: to standard output")
+
+
+def report(
+    rows: list[dict], columns: dict[str, str], arguments: argparse.Namespace, above: str, below: str = ""
+) -> None:
+    """What was measured, as add_output_arguments() asks: the table between two texts, JSON, or both."""
+    if arguments.json != "-":
+        print(above)
+        print(table(rows, columns, arguments.markdown))
+        if below:
+            print(below)
+    if arguments.json:
+        write_json(rows, arguments.json)
 
 
 def progress(text: str) -> None:

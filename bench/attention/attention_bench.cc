@@ -8,7 +8,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <charconv>
 #include <cmath>
 #include <cstdio>
 #include <cstring>
@@ -26,6 +25,7 @@
 #include "core/error.h"
 #include "core/files.h"
 #include "core/rng.h"
+#include "options.h"
 
 namespace lowkey::bench {
 namespace {
@@ -178,11 +178,6 @@ class Sequences {
   size_t next_ = 0;
 };
 
-double percentile(std::vector<double> times, double share) {
-  std::sort(times.begin(), times.end());
-  return times[static_cast<size_t>(share * static_cast<double>(times.size() - 1))];
-}
-
 struct Table {
   Shape shape;
   std::vector<Arm> arms;  // the first is the 16-bit one
@@ -296,45 +291,30 @@ void run_table(const Table& table, int num_threads, const Options& options,
   std::fflush(stdout);
 }
 
-int64_t number(std::string_view option, std::string_view text) {
-  int64_t value = 0;
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  if (error != std::errc() || end != text.data() + text.size() || value < 0) {
-    fail(ErrorCode::kInvalidArgument, "{}: '{}' is not a number", option, text);
-  }
-  return value;
-}
-
 Options parse_options(int argc, char** argv) {
   Options options;
-  for (int i = 1; i < argc; i += 2) {
-    const std::string_view name = argv[i];
-    if (i + 1 == argc) fail(ErrorCode::kInvalidArgument, "{}: a value is missing", name);
-    const std::string_view value = argv[i + 1];
+  for_each_option(argc, argv, [&](std::string_view name, std::string_view value) {
+    const auto whole = [&] { return number<int64_t>(name, value); };
     if (name == "--json") {
       options.json = value;
     } else if (name == "--only") {
       options.only = value;
     } else if (name == "--gqa") {
-      options.gqa = number(name, value);
+      options.gqa = whole();
     } else if (name == "--tokens") {
-      options.tokens = number(name, value);
+      options.tokens = whole();
     } else if (name == "--megabytes") {
-      options.megabytes = number(name, value);
+      options.megabytes = whole();
     } else if (name == "--rounds") {
-      options.rounds = static_cast<int>(std::max<int64_t>(1, number(name, value)));
+      options.rounds = static_cast<int>(std::max<int64_t>(1, whole()));
     } else if (name == "--threads") {
       options.threads.clear();
-      for (size_t at = 0; at <= value.size();) {
-        const size_t comma = std::min(value.find(',', at), value.size());
-        options.threads.push_back(static_cast<int>(number(name, value.substr(at, comma - at))));
-        at = comma + 1;
-      }
+      for (int64_t count : numbers(name, value)) options.threads.push_back(static_cast<int>(count));
     } else {
       fail(ErrorCode::kInvalidArgument,
            "{}: not one of --json --threads --tokens --megabytes --rounds --only --gqa", name);
     }
-  }
+  });
   return options;
 }
 
@@ -358,10 +338,6 @@ void run(const Options& options) {
 }  // namespace lowkey::bench
 
 int main(int argc, char** argv) {
-  try {
-    lowkey::bench::run(lowkey::bench::parse_options(argc, argv));
-  } catch (const lowkey::Error& error) {
-    fmt::print(stderr, "attention_bench: {}\n", error.what());
-    return 1;
-  }
+  using namespace lowkey::bench;
+  return main_of("attention_bench", [&] { run(parse_options(argc, argv)); });
 }

@@ -16,7 +16,7 @@ import sys
 import tempfile
 
 from attention.shape import Case
-from rows import machine, progress, table, warn_if_busy, write_json
+from rows import add_output_arguments, machine, progress, report, warn_if_busy
 from worker import PeerError, Worker, module
 
 PEERS = {  # module; type -> bits of K and V, values that share a scale
@@ -173,8 +173,7 @@ def parse_arguments() -> argparse.Namespace:
         "--engines", type=lambda text: text.split(","), help=f"of {', '.join(PEERS)}; none; default: all"
     )
     parser.add_argument("--short", action="store_true", help="one round, and only the shapes that peers are timed at")
-    parser.add_argument("--markdown", action="store_true", help="the table as in docs/performance.md")
-    parser.add_argument("--json", help="write the rows to this file; -: to standard output")
+    add_output_arguments(parser)
     arguments = parser.parse_args()
     if arguments.short:
         arguments.rounds = 1
@@ -191,16 +190,11 @@ def main() -> int:
     rows = measure(arguments, arms)
     for arm in arms:
         arm.worker.close()
-    if arguments.json != "-":
-        columns = {"engine": "", "recipe": "", "path": ".24", "gqa": "d", "head_dim": "d", "batch": "d", "context": "d"}
-        columns |= {"threads": "d"}
-        columns |= {"mth_per_s": ".1f", "gb_per_s": ".1f", "share_of_stream": ".0%", "ratio_to_f16": ".2f"}
-        columns |= {"relative_error": ".1e"}
-        print(where)
-        print(table(rows, columns, arguments.markdown))
-        print("\n".join(ratios(rows, arguments.gqa)))
-    if arguments.json:
-        write_json(rows, arguments.json)
+    columns = {"engine": "", "recipe": "", "path": ".24", "gqa": "d", "head_dim": "d", "batch": "d", "context": "d"}
+    columns |= {"threads": "d"}
+    columns |= {"mth_per_s": ".1f", "gb_per_s": ".1f", "share_of_stream": ".0%", "ratio_to_f16": ".2f"}
+    columns |= {"relative_error": ".1e"}
+    report(rows, columns, arguments, where, "\n".join(ratios(rows, arguments.gqa)))
     return 0
 
 

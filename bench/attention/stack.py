@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 
-from rows import machine, table, warn_if_busy, write_json
+from rows import add_output_arguments, machine, report, warn_if_busy
 
 COLUMNS = {
     "kv": "",
@@ -50,8 +50,7 @@ def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--stream-megabytes", metavar="N", help="of the plain read beside each step; default 512")
     for option in ("--layers", "--heads", "--head-dim", "--context"):
         parser.add_argument(option, metavar="N", help="another shape")
-    parser.add_argument("--markdown", action="store_true", help="the table as in docs/performance.md")
-    parser.add_argument("--json", metavar="FILE", help="write the rows to this file; -: to standard output")
+    add_output_arguments(parser)
     arguments = parser.parse_args()
     passed_on = []
     for name, value in vars(arguments).items():
@@ -71,16 +70,12 @@ def main() -> int:
         if subprocess.run(command, stdout=sys.stderr, check=False).returncode != 0:
             return 1
         rows = json.loads(target.read_text())
-    if arguments.json != "-":
-        first = rows[0]
-        print(where)
-        print(
-            f"{first['layers']} layers of {first['num_kv_heads']} heads, head_dim {first['head_dim']}, "
-            f"{first['context']} tokens, KV budget {first['budget_gb']:g} GB, {first['threads']} threads, {first['isa']}"
-        )
-        print(table(rows, COLUMNS, arguments.markdown))
-    if arguments.json:
-        write_json(rows, arguments.json)
+    first = rows[0]
+    shape = (
+        f"{first['layers']} layers of {first['num_kv_heads']} heads, head_dim {first['head_dim']}, "
+        f"{first['context']} tokens, KV budget {first['budget_gb']:g} GB, {first['threads']} threads, {first['isa']}"
+    )
+    report(rows, COLUMNS, arguments, f"{where}\n{shape}")
     return 0
 
 

@@ -9,7 +9,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <charconv>
 #include <cstdio>
 #include <fstream>
 #include <memory>
@@ -24,6 +23,7 @@
 #include "attention/stream_read.h"
 #include "core/error.h"
 #include "core/files.h"
+#include "options.h"
 #include "recipe/bytes.h"
 #include "recipe/import.h"
 
@@ -101,11 +101,6 @@ struct Measured {
   double error = 0;
   std::vector<double> step_seconds, stream_seconds;
 };
-
-double percentile(std::vector<double> values, double share) {
-  std::sort(values.begin(), values.end());
-  return values[static_cast<size_t>(share * static_cast<double>(values.size() - 1))];
-}
 
 // The fastest 5% of steps, and the middle one.
 constexpr double kFastest = 0.05, kMiddle = 0.5;
@@ -261,10 +256,9 @@ void run(Options options) {
   if (!options.json.empty()) write_file_atomically(options.json, rows.dump(1) + "\n");
 }
 
-double number(std::string_view option, std::string_view text) {
-  double value = 0;
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  if (error != std::errc() || end != text.data() + text.size() || !(value > 0 && value < 1e9)) {
+double above_zero(std::string_view option, std::string_view text) {
+  const auto value = number<double>(option, text);
+  if (!(value > 0 && value < 1e9)) {
     fail(ErrorCode::kInvalidArgument, "{}: '{}' is not a number above 0", option, text);
   }
   return value;
@@ -272,17 +266,14 @@ double number(std::string_view option, std::string_view text) {
 
 Options parse_options(int argc, char** argv) {
   Options options;
-  for (int i = 1; i < argc; i += 2) {
-    const std::string_view name = argv[i];
-    if (i + 1 == argc) fail(ErrorCode::kInvalidArgument, "{}: a value is missing", name);
-    const std::string_view value = argv[i + 1];
-    const auto whole = [&] { return static_cast<int32_t>(std::max(1.0, number(name, value))); };
+  for_each_option(argc, argv, [&](std::string_view name, std::string_view value) {
+    const auto whole = [&] { return static_cast<int32_t>(std::max(1.0, above_zero(name, value))); };
     if (name == "--json") {
       options.json = value;
     } else if (name == "--only") {
       options.only = value;
     } else if (name == "--budget") {
-      options.budget_gb = number(name, value);
+      options.budget_gb = above_zero(name, value);
     } else if (name == "--threads") {
       options.threads = whole();
     } else if (name == "--rounds") {
@@ -305,7 +296,7 @@ Options parse_options(int argc, char** argv) {
            "--head-dim --context --stream-megabytes",
            name);
     }
-  }
+  });
   return options;
 }
 
@@ -313,10 +304,6 @@ Options parse_options(int argc, char** argv) {
 }  // namespace lowkey::bench
 
 int main(int argc, char** argv) {
-  try {
-    lowkey::bench::run(lowkey::bench::parse_options(argc, argv));
-  } catch (const lowkey::Error& error) {
-    fmt::print(stderr, "stack_bench: {}\n", error.what());
-    return 1;
-  }
+  using namespace lowkey::bench;
+  return main_of("stack_bench", [&] { run(parse_options(argc, argv)); });
 }

@@ -43,6 +43,11 @@ double now_seconds() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
+double percentile(std::vector<double> values, double share) {
+  std::sort(values.begin(), values.end());
+  return values[static_cast<size_t>(share * static_cast<double>(values.size() - 1))];
+}
+
 double stream_read_seconds(std::span<const std::byte> memory, ThreadPool& pool) {
   const auto threads = static_cast<size_t>(pool.num_threads());
   const size_t share = memory.size() / threads / 4096 * 4096;

@@ -3,6 +3,7 @@
 // held against.
 #include <cstddef>
 #include <span>
+#include <vector>
 
 #include "core/threads.h"
 
@@ -13,5 +14,8 @@ namespace lowkey::bench {
 double stream_read_seconds(std::span<const std::byte> memory, ThreadPool& pool);
 
 double now_seconds();
+
+// The value that `share` of the values are below.
+double percentile(std::vector<double> values, double share);
 
 }  // namespace lowkey::bench

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 
-from rows import machine, progress, table, warn_if_busy, write_json
+from rows import add_output_arguments, machine, progress, report, warn_if_busy
 from worker import PeerError, Worker, module
 
 PEERS = {
@@ -229,8 +229,7 @@ def parse_arguments() -> argparse.Namespace:
         "--engines", type=lambda text: text.split(","), help=f"of {', '.join(PEERS)}; none; default: all"
     )
     parser.add_argument("--short", action="store_true", help="fewer recipes, tokens and repetitions")
-    parser.add_argument("--markdown", action="store_true", help="the table as in docs/performance.md")
-    parser.add_argument("--json", help="write the rows to this file; -: to standard output")
+    add_output_arguments(parser)
     arguments = parser.parse_args()
     if arguments.short:
         arguments.generate, arguments.repetitions, arguments.long_repetitions = 32, 2, 1
@@ -264,14 +263,9 @@ def main() -> int:
     rows = measure(arguments, lowkey, agreed)
     for arm in arms:
         arm.worker.close()
-    if arguments.json != "-":
-        columns = {"engine": "", "kv": "", "threads": "d", "test": "", "n_depth": "d"}
-        columns |= {"avg_ts": ".1f", "stddev_ts": ".1f", "median_ts": ".1f", "best_ts": ".1f"}
-        print(where)
-        print(table(rows, columns, arguments.markdown))
-        print("\n".join(ratios(rows)))
-    if arguments.json:
-        write_json(rows, arguments.json)
+    columns = {"engine": "", "kv": "", "threads": "d", "test": "", "n_depth": "d"}
+    columns |= {"avg_ts": ".1f", "stddev_ts": ".1f", "median_ts": ".1f", "best_ts": ".1f"}
+    report(rows, columns, arguments, where, "\n".join(ratios(rows)))
     return 0
 
 

@@ -6,7 +6,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <charconv>
 #include <cstdio>
 #include <cstring>
 #include <nlohmann/json.hpp>
@@ -20,6 +19,7 @@
 #include "core/half.h"
 #include "core/rng.h"
 #include "linear/matmul.h"
+#include "options.h"
 
 namespace lowkey::bench {
 namespace {
@@ -61,42 +61,27 @@ struct Options {
   std::string json;
 };
 
-int64_t parse_number(std::string_view text) {
-  int64_t value = 0;
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  if (error != std::errc() || end != text.data() + text.size() || value < 0) {
-    fail(ErrorCode::kInvalidArgument, "'{}' is no count", text);
-  }
-  return value;
-}
-
 Options parse_options(int argc, char** argv) {
   Options options;
-  for (int i = 1; i < argc; i += 2) {
-    const std::string_view flag = argv[i];
-    if (i + 1 == argc) fail(ErrorCode::kInvalidArgument, "{}: a value is missing", flag);
-    const std::string_view value = argv[i + 1];
-    if (flag == "--threads") {
-      options.threads = static_cast<int>(parse_number(value));
-    } else if (flag == "--megabytes") {
-      options.megabytes = parse_number(value);
-    } else if (flag == "--rounds") {
-      options.rounds = static_cast<int>(std::max<int64_t>(1, parse_number(value)));
-    } else if (flag == "--rows") {
-      options.rows.clear();
-      for (size_t at = 0; at <= value.size();) {
-        const size_t comma = std::min(value.find(',', at), value.size());
-        options.rows.push_back(std::max<int64_t>(1, parse_number(value.substr(at, comma - at))));
-        at = comma + 1;
-      }
-    } else if (flag == "--only") {
+  for_each_option(argc, argv, [&](std::string_view name, std::string_view value) {
+    const auto whole = [&] { return number<int64_t>(name, value); };
+    if (name == "--threads") {
+      options.threads = static_cast<int>(whole());
+    } else if (name == "--megabytes") {
+      options.megabytes = whole();
+    } else if (name == "--rounds") {
+      options.rounds = static_cast<int>(std::max<int64_t>(1, whole()));
+    } else if (name == "--rows") {
+      options.rows = numbers(name, value);
+      for (int64_t& rows : options.rows) rows = std::max<int64_t>(1, rows);
+    } else if (name == "--only") {
       options.only = value;
-    } else if (flag == "--json") {
+    } else if (name == "--json") {
       options.json = value;
     } else {
-      fail(ErrorCode::kInvalidArgument, "{}: no such option", flag);
+      fail(ErrorCode::kInvalidArgument, "{}: no such option", name);
     }
-  }
+  });
   return options;
 }
 
@@ -151,7 +136,7 @@ class Matrices {
   int64_t total_bytes_ = 0;
 };
 
-int run(const Options& options) {
+void run(const Options& options) {
   ThreadPool pool(options.threads);
   MatmulScratch scratch;
   WeightArena arena;
@@ -209,17 +194,12 @@ int run(const Options& options) {
     }
   }
   if (!options.json.empty()) write_file_atomically(options.json, rows.dump(2) + "\n");
-  return 0;
 }
 
 }  // namespace
 }  // namespace lowkey::bench
 
 int main(int argc, char** argv) {
-  try {
-    return lowkey::bench::run(lowkey::bench::parse_options(argc, argv));
-  } catch (const lowkey::Error& error) {
-    fmt::print(stderr, "linear_bench: {}\n", error.what());
-    return 2;
-  }
+  using namespace lowkey::bench;
+  return main_of("linear_bench", [&] { run(parse_options(argc, argv)); });
 }
