@@ -151,8 +151,10 @@ struct KvSequence::Impl {
   // Grows every head's page list to what `length` needs: a block of pages of one head, then of the
   // next, which is the order in which decode reads them (kBlockPages).
   void add_pages(const LayerPlan& plan, LayerState& layer, int64_t length) {
+    size_t fewest = layer.pages[0].size();
+    for (const auto& pages : layer.pages) fewest = std::min(fewest, pages.size());
     bool all = false;
-    for (size_t block = 0; !all; ++block) {
+    for (size_t block = fewest / kBlockPages; !all; ++block) {
       all = true;
       for (size_t h = 0; h < plan.heads.size(); ++h) {
         const HeadPlan& head = plan.heads[h];
