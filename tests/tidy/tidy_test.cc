@@ -37,9 +37,16 @@ const std::map<std::string, std::set<std::string>, std::less<>> kRooms = {
     {"engine", {"core", "recipe", "quant", "cache", "attention", "load", "linear", "model"}},
     {"eval",
      {"core", "recipe", "quant", "cache", "attention", "load", "linear", "model", "engine"}},
+    {"probe",
+     {"core", "recipe", "quant", "cache", "attention", "load", "linear", "model", "engine",
+      "eval"}},
+    {"tune",
+     {"core", "recipe", "quant", "cache", "attention", "load", "linear", "model", "engine", "eval",
+      "probe"}},
+    {"report", {"core"}},
 };
-constexpr std::array kTorchFreeRooms = {"core",      "recipe", "quant", "cache",
-                                        "attention", "load",   "linear"};
+constexpr std::array kTorchFreeRooms = {"core",      "recipe", "quant",  "cache",
+                                        "attention", "load",   "linear", "report"};
 
 constexpr int kMaxLines = 800;
 // Files that were longer when the rule came, and how long they were: a number here only ever falls.
