@@ -58,7 +58,8 @@ std::vector<int32_t> Engine::encode_text(std::string_view text) const {
 }
 
 void prefill(Model& model, KvSequence& sequence, std::span<const int32_t> tokens, RowsWanted wanted,
-             float* hidden, const ProgressFn& progress, std::string_view what) {
+             float* hidden, const ProgressFn& progress, std::string_view what,
+             const ForwardOptions& options) {
   const auto total = static_cast<int64_t>(tokens.size());
   // `prefill: exact` lets the prompt attend to itself unquantized, which only one step can do.
   const bool exact = sequence.cache().recipe().prefill == PrefillMode::kExact;
@@ -70,8 +71,11 @@ void prefill(Model& model, KvSequence& sequence, std::span<const int32_t> tokens
     StepItem item{&sequence, tokens.subspan(static_cast<size_t>(done), static_cast<size_t>(count)),
                   wanted};
     if (wanted == RowsWanted::kLast && !last_chunk) item.wanted = RowsWanted::kNone;
-    float* out = wanted == RowsWanted::kAll ? hidden + done * model.config().hidden_size : hidden;
-    model.forward({&item, 1}, item.wanted == RowsWanted::kNone ? nullptr : out);
+    const int64_t offset = done * model.config().hidden_size;
+    float* out = wanted == RowsWanted::kAll ? hidden + offset : hidden;
+    ForwardOptions part = options;
+    if (part.residual) part.residual += offset;
+    model.forward({&item, 1}, item.wanted == RowsWanted::kNone ? nullptr : out, part);
   }
   report(progress, what, total, total);
 }

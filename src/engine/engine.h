@@ -69,8 +69,9 @@ class Engine {
 
 // Runs tokens of one sequence through the model in chunks; the hidden states (after the final norm)
 // of those wanted go to `hidden` [tokens, hidden_size], or [hidden_size] for the last alone.
-// Reports `what` per chunk.
+// Reports `what` per chunk. `options` are those of every chunk, `residual` that of all tokens.
 void prefill(Model& model, KvSequence& sequence, std::span<const int32_t> tokens, RowsWanted wanted,
-             float* hidden, const ProgressFn& progress, std::string_view what);
+             float* hidden, const ProgressFn& progress, std::string_view what,
+             const ForwardOptions& options = {});
 
 }  // namespace lowkey
