@@ -67,6 +67,45 @@ struct BenchOptions {
   bool no_color = false;
 };
 
+// `lowkey tune`. Words are checked where they are parsed.
+struct TuneFlags {
+  std::string model;
+  std::string out;               // a folder
+  std::optional<double> budget;  // bits: which point of the front the closing lines are about
+  // What is measured on; none of the three: conversations that the model has with itself.
+  std::vector<std::string> texts;     // files of plain text
+  std::vector<std::string> chats;     // JSONL: messages, or the user's turns
+  std::optional<std::string> examples;  // JSONL: question and answer (GSM8K's form)
+  int64_t few_shot = 4;
+  bool as_chat = false;
+  int64_t tokens = 2048;  // of each of the two sets, about
+  int64_t ctx = 1024;     // of a window of text, and where stored bits are counted
+  // The space.
+  std::string mode = "kivi";  // kivi, per-token, both
+  std::vector<int64_t> bits = {8, 4, 2};
+  std::vector<int64_t> groups, residuals;  // none: the mode's own
+  std::optional<std::string> candidates;   // short forms, instead of all that
+  int64_t intact_prefix = 1;
+  bool prune = true;
+  double eps = 0.05;
+  int64_t min_samples = 2;
+  // The search.
+  std::string by = "layer";           // layer, group
+  std::string algorithm = "nsga2";    // nsga2, moead
+  std::string cost = "code";          // code, stored
+  std::string loss = "kl";            // kl, ppl, task
+  std::optional<std::string> task;    // JSONL, for loss task
+  std::optional<double> min_bits, max_bits, max_loss;
+  int64_t trials = 96;
+  uint64_t seed = 1;
+  int64_t points = 24;
+  WeightsOption weights = WeightsOption::kF32;
+  int threads = 0;
+  bool json = false;
+  bool verbose = false;
+  bool no_color = false;
+};
+
 struct PlanOptions {
   std::string model;                  // a file or folder; empty: `arch`
   std::optional<std::string> arch;    // a well-known model by name; "list": all of them
@@ -91,6 +130,7 @@ struct InspectOptions {
 int run_verb(const RunOptions& options);
 int eval_verb(const EvalOptions& options);
 int bench_verb(const BenchOptions& options);
+int tune_verb(const TuneFlags& flags);
 int plan_verb(const PlanOptions& options);
 int inspect_verb(const InspectOptions& options);
 

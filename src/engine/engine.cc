@@ -44,13 +44,14 @@ KvShape Engine::kv_shape() const {
   return {config.num_layers, config.num_kv_heads, config.head_dim};
 }
 
-std::vector<int32_t> Engine::encode_chat(const std::vector<ChatMessage>& messages) const {
+std::vector<int32_t> Engine::encode_chat(const std::vector<ChatMessage>& messages, bool answer_next,
+                                         std::optional<std::chrono::sys_seconds> now) const {
   if (!template_) {
     fail(ErrorCode::kUnsupported,
          "{}: the file has no chat template; use --raw to continue plain text",
          file_.path().string());
   }
-  return tokenizer_.encode(template_->render(messages, true), false);
+  return tokenizer_.encode(template_->render(messages, answer_next, now), false);
 }
 
 std::vector<int32_t> Engine::encode_text(std::string_view text) const {

@@ -51,9 +51,13 @@ class Engine {
   int64_t max_context() const { return max_context_; }
   KvShape kv_shape() const;
 
-  // The conversation as the model's own template writes it, up to where the assistant speaks. A
-  // model without a template is refused: Error kUnsupported, with what to do.
-  std::vector<int32_t> encode_chat(const std::vector<ChatMessage>& messages) const;
+  bool has_chat_template() const { return template_ != nullptr; }
+  // The conversation as the model's own template writes it, up to where the assistant speaks (or,
+  // if it is not its turn, to the end). A model without a template is refused: Error kUnsupported,
+  // with what to do. Templates that print today's date are told `now`, if there is one.
+  std::vector<int32_t> encode_chat(
+      const std::vector<ChatMessage>& messages, bool answer_next = true,
+      std::optional<std::chrono::sys_seconds> now = std::nullopt) const;
   // Plain text to be continued.
   std::vector<int32_t> encode_text(std::string_view text) const;
 
