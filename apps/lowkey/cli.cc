@@ -4,6 +4,7 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
+#include <cstdlib>
 #include <exception>
 #include <sstream>
 #include <string>
@@ -33,6 +34,8 @@ constexpr const char* kEvalExamples = R"(Examples:
   lowkey eval model.gguf --kv 8 --kv kivi-4 --kv kivi-2 --text wiki.txt
   lowkey eval model.gguf --kv front.json --text wiki.txt --ctx 4k --chunks 8
   lowkey eval model.gguf --kv 4 --text wiki.txt --json results.json
+  lowkey eval model.gguf --kv kivi-4 --kv kivi-2 --task gsm8k.jsonl --few-shot 4 --limit 100
+  lowkey eval model.gguf --kv 4 --task ours.jsonl --few-shot shots.jsonl --as-chat
 )";
 
 constexpr const char* kBenchExamples = R"(Examples:
@@ -216,23 +219,51 @@ void add_eval(CLI::App& eval, EvalOptions& options) {
   eval.footer(footer(kEvalExamples));
   add_model(eval, options.model);
   add_recipes(eval, options.kv, "measure this, besides 16, the reference; may be given again");
-  eval.add_option("--text", options.text, "the text to measure on, UTF-8 (also: LOWKEY_TEXT)")
-      ->envname("LOWKEY_TEXT")
-      ->required()
-      ->type_name("FILE");
-  add_count(eval, "-c,--ctx", options.ctx, "tokens of a chunk; default 1024", 2);
-  add_count(eval, "--stride", options.stride,
-            "tokens from one chunk to the next; default: --ctx, no overlap");
-  add_count(eval, "--chunks", options.chunks, "at most so many chunks");
-  add_count(eval, "--tokens", options.tokens, "at most so many tokens of the text");
+  auto* text =
+      eval.add_option("--text", options.text, "the text to measure on, UTF-8 (also: LOWKEY_TEXT)")
+          ->type_name("FILE");
+  auto* task = eval.add_option("--task", options.task,
+                               "instead: answer a JSONL file's questions and count right answers")
+                   ->type_name("FILE");
+  const std::vector<CLI::Option*> of_text = {
+      text,
+      add_count(eval, "-c,--ctx", options.ctx, "tokens of a chunk; default 1024", 2),
+      add_count(eval, "--stride", options.stride,
+                "tokens from one chunk to the next; default: --ctx, no overlap"),
+      add_count(eval, "--chunks", options.chunks, "at most so many chunks"),
+      add_count(eval, "--tokens", options.tokens, "at most so many tokens of the text"),
+      add_count(eval, "--decode-tokens", options.decode_tokens,
+                "tokens decoded for the speed column; 0: no such column; default 128", 0)};
+  const std::vector<CLI::Option*> of_task = {
+      eval.add_option("--few-shot", options.few_shot,
+                      "of a task: show so many of its examples first, or those of a file")
+          ->type_name("N|FILE"),
+      eval.add_flag("--as-chat", options.as_chat,
+                    "of a task: as turns of the chat template, not as plain text"),
+      add_count(eval, "-n,--max-tokens", options.max_tokens,
+                "of a task: most tokens of an answer; default 256"),
+      add_count(eval, "--limit", options.limit, "of a task: at most so many questions")};
   add_weights(eval, options.weights, "f32");
-  add_count(eval, "--decode-tokens", options.decode_tokens,
-            "tokens decoded for the speed column; 0: no such column; default 128", 0);
   add_threads(eval, options.threads);
   eval.add_option("--json", options.json_file, "also write one object per recipe to this file")
       ->type_name("FILE");
   eval.add_flag("-v,--verbose", options.verbose, "which kernels and formats are used, on stderr");
   eval.add_flag("--no-color", options.no_color, "no colours (also: NO_COLOR)");
+  // Not CLI11's excludes() and needs(), which crowd the help.
+  eval.callback([&options, task, of_text, of_task] {
+    for (const CLI::Option* option : task->empty() ? of_task : of_text) {
+      if (option->empty()) continue;
+      if (task->empty()) throw CLI::RequiresError(option->get_name(), task->get_name());
+      throw CLI::ExcludesError(option->get_name(), task->get_name());
+    }
+    const char* text_of_environment = std::getenv("LOWKEY_TEXT");
+    if (task->empty() && options.text.empty() && text_of_environment) {
+      options.text = text_of_environment;
+    }
+    if (task->empty() && options.text.empty()) {
+      throw CLI::ValidationError("no --text FILE given, and no --task");
+    }
+  });
 }
 
 void add_bench(CLI::App& bench, BenchOptions& options) {

@@ -39,8 +39,13 @@ struct RunOptions {
 
 struct EvalOptions {
   std::string model;
-  std::vector<std::string> kv;  // measured besides 16, which is always the reference
-  std::string text;             // a file
+  std::vector<std::string> kv;      // measured besides 16, which is always the reference
+  std::string text;                 // a file; empty: `task`
+  std::optional<std::string> task;  // questions and answers, JSONL
+  std::string few_shot;             // with task: "", a number, or a file
+  bool as_chat = false;             // with task: turns of the chat template, not plain text
+  int64_t max_tokens = 256;         // with task: of each answer
+  std::optional<int64_t> limit;     // with task: at most so many questions
   int64_t ctx = 1024;
   std::optional<int64_t> stride;          // absent: ctx, so that chunks do not overlap
   std::optional<int64_t> chunks, tokens;  // how much of the text; absent: all
