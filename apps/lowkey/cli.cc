@@ -21,6 +21,7 @@ constexpr const char* kRecipes = R"(Recipes (docs/formats/recipe.md has all of i
   kivi-4   kivi-4/2:r32      keys per channel, values per token, newest 32 tokens exact
   0-1=16,*=kivi-2+i1         by layers; the first token exact
   recipe.json                a file
+  front.json@3.25            of a front: the point with the most code bits up to 3.25
 )";
 
 constexpr const char* kRunExamples = R"(Examples:
@@ -28,11 +29,12 @@ constexpr const char* kRunExamples = R"(Examples:
   lowkey run model.gguf -p "Why is the sky blue?"   one answer
   lowkey run model.gguf -p "Hi" --kv kivi-2+i1      from a 2-bit cache, first token exact
   lowkey run ./hf-folder -f story.txt --raw -n 200  continue a text, no chat template
+  lowkey run model.gguf --quality balanced --front tuned     what lowkey tune found
 )";
 
 constexpr const char* kEvalExamples = R"(Examples:
   lowkey eval model.gguf --kv 8 --kv kivi-4 --kv kivi-2 --text wiki.txt
-  lowkey eval model.gguf --kv front.json --text wiki.txt --ctx 4k --chunks 8
+  lowkey eval model.gguf --kv front.json@3.25 --text wiki.txt --ctx 4k --chunks 8
   lowkey eval model.gguf --kv 4 --text wiki.txt --json results.json
   lowkey eval model.gguf --kv kivi-4 --kv kivi-2 --task gsm8k.jsonl --few-shot 4 --limit 100
   lowkey eval model.gguf --kv 4 --task ours.jsonl --few-shot shots.jsonl --as-chat
@@ -51,6 +53,7 @@ constexpr const char* kPlanExamples = R"(Examples:
   lowkey plan model.gguf --memory 16GiB                    how long a context, how large a batch
   lowkey plan --arch Llama-3.1-8B --weights-bits 4.5       a well-known model, without its file
   lowkey plan --arch list
+  lowkey plan model.gguf --front tuned --memory 6GiB -c 32k -b 8   the best tuned recipe that fits
 )";
 
 constexpr const char* kInspectExamples = R"(Examples:
@@ -58,8 +61,20 @@ constexpr const char* kInspectExamples = R"(Examples:
   lowkey inspect model.gguf --kv kivi-2 --ctx 32k   what that recipe costs at 32,768 tokens
   lowkey inspect recipe.json --model model.gguf     a recipe, layer by layer, on that model
   lowkey inspect "0-1=16,*=kivi-4/2:r32"            the same for a short form
+  lowkey inspect front.json                         a front: its points, and what each is for
   lowkey inspect tensors.safetensors --json
 )";
+
+constexpr const char* kConvertExamples = R"(Examples:
+  lowkey convert Llama-3.1-8B_kivi_KVTuner4_1.yaml -o c325.json    KVTuner's, mode by its name
+  lowkey convert preset.yaml --as per-token -o recipe.json
+  lowkey convert hf_quant_config.json --as kivi -o recipe.json     NVIDIA ModelOpt's
+  lowkey convert front.json@3.25 -o recipe.json                    one point of a front
+  lowkey convert front.json@3.25 --model model.gguf -o kvtuner.yaml
+  lowkey convert kivi-4/2:r32                                      as JSON, on standard output
+)";
+
+constexpr const char* kVerbs = "run, eval, bench, plan, inspect or convert";
 
 std::string footer(const char* examples) {
   return fmt::format("{}\n{}", kRecipes, examples);
@@ -178,7 +193,18 @@ void add_run(CLI::App& run, RunOptions& options) {
   run.add_option("-f,--file", options.prompt_file, "the prompt from a file; - is standard input")
       ->type_name("FILE")
       ->excludes(prompt);
-  run.add_option("--kv", options.kv, "how K and V are stored; default 16")->type_name("RECIPE");
+  auto* kv = run.add_option("--kv", options.kv, "how K and V are stored; default 16")
+                 ->type_name("RECIPE");
+  auto* front = run.add_option("--front", options.front,
+                               "with --quality: a front.json of lowkey tune, or its folder")
+                    ->type_name("FILE");
+  auto* quality = add_parsed(run, "--quality", options.quality, parse_quality,
+                             "lossless, balanced or compact",
+                             "instead of --kv: the smallest of --front that is lossless (perplexity "
+                             "within 0.5%), balanced (2%), compact (5%)")
+                      ->type_name("NAME")
+                      ->excludes(kv);
+  front->needs(quality);
   add_weights(run, options.weights, "auto");
   add_count(run, "-n,--max-tokens", options.max_tokens,
             "most tokens to generate; default: until the model ends");
@@ -313,13 +339,19 @@ void add_plan(CLI::App& plan, PlanOptions& options) {
                                "instead: a well-known model's public shape; 'list' shows them")
                    ->type_name("NAME")
                    ->excludes(model);
-  add_recipes(plan, options.kv,
-              "plan with this; may be given again; default 16, 8, 4, kivi-4, kivi-2");
+  auto* kv = add_recipes(plan, options.kv,
+                         "plan with this; may be given again; default 16, 8, 4, kivi-4, kivi-2");
   add_count(plan, "-c,--ctx", options.ctx, "tokens of each sequence; default 4096");
   add_count(plan, "-b,--batch", options.batch, "sequences; default 1");
-  add_parsed(plan, "--memory", options.memory, parse_bytes, "a size such as 16GiB or 80GB",
-             "also: the longest context and the largest batch that fit this")
-      ->type_name("SIZE");
+  auto* memory =
+      add_parsed(plan, "--memory", options.memory, parse_bytes, "a size such as 16GiB or 80GB",
+                 "also: the longest context and the largest batch that fit this")
+          ->type_name("SIZE");
+  plan.add_option("--front", options.front,
+                  "instead of --kv: the best recipe of a front.json (or its folder) for --memory")
+      ->type_name("FILE")
+      ->excludes(kv)
+      ->needs(memory);
   plan.add_option("--weights-bits", options.weight_bits,
                   "with --arch: bits of each parameter; default 16")
       ->check(within(0.5, 64.0))
@@ -333,7 +365,7 @@ void add_inspect(CLI::App& inspect, InspectOptions& options) {
   inspect.footer(footer(kInspectExamples));
   inspect
       .add_option("path", options.path,
-                  "a .gguf or .safetensors file, a Hugging Face folder, a recipe")
+                  "a .gguf or .safetensors file, a Hugging Face folder, a recipe, a front")
       ->required()
       ->type_name("PATH");
   add_recipes(inspect, options.kv, "what this costs on the model; may be given again");
@@ -342,6 +374,31 @@ void add_inspect(CLI::App& inspect, InspectOptions& options) {
       ->type_name("MODEL");
   inspect.add_flag("--json", options.json, "JSON instead of text");
   inspect.add_flag("--no-color", options.no_color, "no colours (also: NO_COLOR)");
+}
+
+void add_convert(CLI::App& convert, ConvertOptions& options) {
+  convert.footer(footer(kConvertExamples));
+  convert
+      .add_option("input", options.input,
+                  "a recipe, KVTuner's .yaml, or ModelOpt's .json (hf_quant_config, config)")
+      ->required()
+      ->type_name("INPUT");
+  convert
+      .add_option("-o,--output", options.output,
+                  "*.json: a recipe; *.yaml: KVTuner's; without it: JSON on standard output")
+      ->type_name("FILE");
+  const auto parse = [](const std::string& text) -> std::optional<ImportPreset> {
+    if (text == "kivi") return ImportPreset::kKivi;
+    if (text == "per-token" || text == "pertoken") return ImportPreset::kPerToken;
+    return std::nullopt;
+  };
+  add_parsed(convert, "--as", options.as, parse, "kivi or per-token",
+             "how files that say bits only are meant: kivi, per-token; default: by their name")
+      ->type_name("MODE");
+  convert
+      .add_option("-m,--model", options.model,
+                  "check that the recipe fits this model; says how many layers it has")
+      ->type_name("MODEL");
 }
 
 // A message is one line, whatever a file or a library put into it.
@@ -374,6 +431,7 @@ int parse_and_call(int argc, const char* const* argv, const Verbs& verbs, std::o
   BenchOptions bench_options;
   PlanOptions plan_options;
   InspectOptions inspect_options;
+  ConvertOptions convert_options;
   CLI::App& run = *app.add_subcommand("run", "generate or chat from a quantized cache");
   CLI::App& eval =
       *app.add_subcommand("eval", "one table: what each precision costs in quality and memory");
@@ -381,11 +439,14 @@ int parse_and_call(int argc, const char* const* argv, const Verbs& verbs, std::o
   CLI::App& plan = *app.add_subcommand("plan", "how much memory a model needs, and what fits");
   CLI::App& inspect =
       *app.add_subcommand("inspect", "what a model, a tensor file or a recipe holds");
+  CLI::App& convert =
+      *app.add_subcommand("convert", "recipes from and to other projects' files");
   add_run(run, run_options);
   add_eval(eval, eval_options);
   add_bench(bench, bench_options);
   add_plan(plan, plan_options);
   add_inspect(inspect, inspect_options);
+  add_convert(convert, convert_options);
 
   if (argc < 2) {
     err << app.help();
@@ -396,12 +457,11 @@ int parse_and_call(int argc, const char* const* argv, const Verbs& verbs, std::o
     return kExitUsage;
   };
   const std::string verb = argv[1];
-  const bool known =
-      verb == "run" || verb == "eval" || verb == "bench" || verb == "plan" || verb == "inspect";
+  const bool known = verb == "run" || verb == "eval" || verb == "bench" || verb == "plan" ||
+                     verb == "inspect" || verb == "convert";
   const std::string help = known ? "lowkey " + verb : "lowkey";
   if (!known && !verb.starts_with('-')) {
-    return usage_error(fmt::format("unknown verb '{}': run, eval, bench, plan or inspect", verb),
-                       help);
+    return usage_error(fmt::format("unknown verb '{}': {}", verb, kVerbs), help);
   }
   try {
     app.parse(argc, argv);
@@ -411,7 +471,7 @@ int parse_and_call(int argc, const char* const* argv, const Verbs& verbs, std::o
     const bool no_model = (run.parsed() && run_options.model.empty()) ||
                           (eval.parsed() && eval_options.model.empty()) ||
                           (bench.parsed() && bench_options.model.empty());
-    const std::string what = !known     ? "a verb comes first: run, eval, bench, plan or inspect"
+    const std::string what = !known     ? fmt::format("a verb comes first: {}", kVerbs)
                              : no_model ? "no MODEL given"
                                         : error.what();
     return usage_error(what, help);
@@ -421,10 +481,15 @@ int parse_and_call(int argc, const char* const* argv, const Verbs& verbs, std::o
   if (plan.parsed() && plan_options.model.empty() && !plan_options.arch) {
     return usage_error("no MODEL given, and no --arch", help);
   }
+  if (run_options.quality && !run_options.front) {
+    return usage_error(
+        "--quality needs --front FILE, a front of recipes: 'lowkey tune MODEL' makes one", help);
+  }
   if (run.parsed()) return call("run", verbs.run, run_options);
   if (eval.parsed()) return call("eval", verbs.eval, eval_options);
   if (bench.parsed()) return call("bench", verbs.bench, bench_options);
   if (plan.parsed()) return call("plan", verbs.plan, plan_options);
+  if (convert.parsed()) return call("convert", verbs.convert, convert_options);
   return call("inspect", verbs.inspect, inspect_options);
 }
 

@@ -15,6 +15,7 @@ struct Verbs {
   std::function<int(const BenchOptions&)> bench;
   std::function<int(const PlanOptions&)> plan;
   std::function<int(const InspectOptions&)> inspect;
+  std::function<int(const ConvertOptions&)> convert;
 };
 
 inline constexpr int kExitOk = 0;

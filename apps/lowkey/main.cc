@@ -6,6 +6,7 @@ int main(int argc, char** argv) {
   lowkey::Verbs verbs;
   verbs.plan = lowkey::plan_verb;
   verbs.inspect = lowkey::inspect_verb;
+  verbs.convert = lowkey::convert_verb;
 #ifdef LOWKEY_HAVE_RUN
   verbs.run = lowkey::run_verb;
 #endif

@@ -6,6 +6,9 @@
 #include <string>
 #include <vector>
 
+#include "recipe/front.h"
+#include "recipe/import.h"
+
 namespace lowkey {
 
 // How weights are held: kFile keeps the file's own blocks, kAuto decides by the machine.
@@ -24,6 +27,8 @@ struct RunOptions {
   std::optional<std::string> prompt;       // -p; neither this nor prompt_file: interactive
   std::optional<std::string> prompt_file;  // -f; "-" is standard input
   std::string kv = "16";
+  std::optional<Quality> quality;    // instead of kv: a point of `front`
+  std::optional<std::string> front;  // a front's file, or a folder with one
   WeightsOption weights = WeightsOption::kAuto;
   std::optional<int64_t> max_tokens;  // absent: until the model ends or the context is full
   SamplingFlags sampling;
@@ -118,6 +123,7 @@ struct PlanOptions {
   std::optional<int64_t> ctx;         // absent: 4096, or the model's if that is less
   int64_t batch = 1;                  // sequences of ctx tokens each
   std::optional<int64_t> memory;      // bytes that everything should fit into
+  std::optional<std::string> front;   // instead of kv: the best of its points for `memory`
   std::optional<double> weight_bits;  // with arch: of each parameter; absent: 16
   bool json = false;
   bool no_color = false;
@@ -132,11 +138,19 @@ struct InspectOptions {
   bool no_color = false;
 };
 
+struct ConvertOptions {
+  std::string input;                  // a recipe in any form, or another project's file
+  std::optional<std::string> output;  // *.json, *.yaml; absent or "-": JSON on standard output
+  std::optional<ImportPreset> as;     // how files that say bits only are meant
+  std::optional<std::string> model;   // whose shape the recipe must fit
+};
+
 int run_verb(const RunOptions& options);
 int eval_verb(const EvalOptions& options);
 int bench_verb(const BenchOptions& options);
 int tune_verb(const TuneFlags& flags);
 int plan_verb(const PlanOptions& options);
 int inspect_verb(const InspectOptions& options);
+int convert_verb(const ConvertOptions& options);
 
 }  // namespace lowkey
