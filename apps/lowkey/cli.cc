@@ -42,6 +42,16 @@ constexpr const char* kBenchExamples = R"(Examples:
   lowkey bench model.gguf -p 128,4k -n 0 -r 10 --json results.json
 )";
 
+constexpr const char* kProbeExamples = R"(Examples:
+  lowkey probe model.gguf --text wiki.txt                  KIVI's axes, 8, 4 and 2 bits
+  lowkey probe model.gguf --text wiki.txt --mode per-token --bits 8,4
+  lowkey probe model.gguf --text wiki.txt --kv kivi-4/2:r32,kivi-2:r64
+  lowkey probe model.gguf --text wiki.txt --ctx 4k --chunks 4 --json probe.json
+
+Errors are sums of |x - x'| over sums of |x|: e_k, e_v of keys and values that are
+packed, e_o of what a layer's attention puts out, with everything before it exact.
+)";
+
 constexpr const char* kPlanExamples = R"(Examples:
   lowkey plan model.gguf                                   at 4,096 tokens, the usual recipes
   lowkey plan model.gguf --kv kivi-2:r32 -c 32k -b 8       8 sequences of 32,768 tokens
@@ -273,6 +283,60 @@ void add_bench(CLI::App& bench, BenchOptions& options) {
   bench.add_flag("--no-color", options.no_color, "no colours (also: NO_COLOR)");
 }
 
+// "8,4,2": widths that quantize.
+std::optional<std::vector<int32_t>> parse_widths(const std::string& text) {
+  std::vector<int32_t> widths;
+  std::stringstream stream(text);
+  for (std::string width; std::getline(stream, width, ',');) {
+    if (width != "2" && width != "3" && width != "4" && width != "8") return std::nullopt;
+    widths.push_back(width[0] - '0');
+  }
+  if (widths.empty()) return std::nullopt;
+  return widths;
+}
+
+std::optional<bool> parse_mode(const std::string& text) {
+  if (text == "kivi") return false;
+  if (text == "per-token") return true;
+  return std::nullopt;
+}
+
+void add_probe(CLI::App& probe, ProbeVerbOptions& options) {
+  probe.footer(kProbeExamples);
+  add_model(probe, options.model);
+  probe.add_option("--text", options.text, "the text to measure on, UTF-8 (also: LOWKEY_TEXT)")
+      ->envname("LOWKEY_TEXT")
+      ->type_name("FILE");
+  auto* mode = add_parsed(probe, "--mode", options.per_token, parse_mode, "kivi or per-token",
+                          "kivi (keys per channel, R = 32) or per-token; default kivi")
+                   ->type_name("MODE");
+  auto* bits = add_parsed(probe, "--bits", options.bits, parse_widths,
+                          "a list of 8, 4, 3 and 2, such as 4,2",
+                          "of keys and of values: every pair; default 8,4,2")
+                   ->type_name("N,...");
+  probe.add_option("--kv", options.kv, "instead: these short forms, commas between them")
+      ->delimiter(',')
+      ->type_name("RECIPE,...")
+      ->excludes(mode)
+      ->excludes(bits);
+  add_count(probe, "-c,--ctx", options.ctx, "tokens of a chunk; default 1024", 2);
+  add_count(probe, "--chunks", options.chunks, "at most so many chunks; default 2");
+  add_count(probe, "--queries", options.queries,
+            "measure at so many positions of a chunk; default 256");
+  probe
+      .add_option("--intact", options.intact,
+                  "first tokens of a chunk that stay exact everywhere; default 1")
+      ->check(within(0, 65536))
+      ->type_name("N");
+  add_weights(probe, options.weights, "f32");
+  add_threads(probe, options.threads);
+  probe
+      .add_option("--json", options.json_file,
+                  "also write everything that was measured to this file")
+      ->type_name("FILE");
+  probe.add_flag("--no-color", options.no_color, "no colours (also: NO_COLOR)");
+}
+
 void add_plan(CLI::App& plan, PlanOptions& options) {
   plan.footer(footer(kPlanExamples));
   auto* model = plan.add_option("model,-m,--model", options.model,
@@ -341,18 +405,21 @@ int parse_and_call(int argc, const char* const* argv, const Verbs& verbs, std::o
   RunOptions run_options;
   EvalOptions eval_options;
   BenchOptions bench_options;
+  ProbeVerbOptions probe_options;
   PlanOptions plan_options;
   InspectOptions inspect_options;
   CLI::App& run = *app.add_subcommand("run", "generate or chat from a quantized cache");
   CLI::App& eval =
       *app.add_subcommand("eval", "one table: what each precision costs in quality and memory");
   CLI::App& bench = *app.add_subcommand("bench", "tokens per second, per cache recipe and depth");
+  CLI::App& probe = *app.add_subcommand("probe", "where the error comes from, layer by layer");
   CLI::App& plan = *app.add_subcommand("plan", "how much memory a model needs, and what fits");
   CLI::App& inspect =
       *app.add_subcommand("inspect", "what a model, a tensor file or a recipe holds");
   add_run(run, run_options);
   add_eval(eval, eval_options);
   add_bench(bench, bench_options);
+  add_probe(probe, probe_options);
   add_plan(plan, plan_options);
   add_inspect(inspect, inspect_options);
 
@@ -365,12 +432,12 @@ int parse_and_call(int argc, const char* const* argv, const Verbs& verbs, std::o
     return kExitUsage;
   };
   const std::string verb = argv[1];
-  const bool known =
-      verb == "run" || verb == "eval" || verb == "bench" || verb == "plan" || verb == "inspect";
+  const bool known = verb == "run" || verb == "eval" || verb == "bench" || verb == "probe" ||
+                     verb == "plan" || verb == "inspect";
   const std::string help = known ? "lowkey " + verb : "lowkey";
   if (!known && !verb.starts_with('-')) {
-    return usage_error(fmt::format("unknown verb '{}': run, eval, bench, plan or inspect", verb),
-                       help);
+    return usage_error(
+        fmt::format("unknown verb '{}': run, eval, bench, probe, plan or inspect", verb), help);
   }
   try {
     app.parse(argc, argv);
@@ -379,8 +446,9 @@ int parse_and_call(int argc, const char* const* argv, const Verbs& verbs, std::o
   } catch (const CLI::RequiredError& error) {
     const bool no_model = (run.parsed() && run_options.model.empty()) ||
                           (eval.parsed() && eval_options.model.empty()) ||
-                          (bench.parsed() && bench_options.model.empty());
-    const std::string what = !known     ? "a verb comes first: run, eval, bench, plan or inspect"
+                          (bench.parsed() && bench_options.model.empty()) ||
+                          (probe.parsed() && probe_options.model.empty());
+    const std::string what = !known ? "a verb comes first: run, eval, bench, probe, plan or inspect"
                              : no_model ? "no MODEL given"
                                         : error.what();
     return usage_error(what, help);
@@ -393,6 +461,7 @@ int parse_and_call(int argc, const char* const* argv, const Verbs& verbs, std::o
   if (run.parsed()) return call("run", verbs.run, run_options);
   if (eval.parsed()) return call("eval", verbs.eval, eval_options);
   if (bench.parsed()) return call("bench", verbs.bench, bench_options);
+  if (probe.parsed()) return call("probe", verbs.probe, probe_options);
   if (plan.parsed()) return call("plan", verbs.plan, plan_options);
   return call("inspect", verbs.inspect, inspect_options);
 }
