@@ -40,7 +40,7 @@ std::vector<int32_t> narrow(const std::vector<int64_t>& values) {
   return {values.begin(), values.end()};
 }
 
-std::vector<LayerCandidate> candidates_of(const TuneFlags& flags) {
+std::vector<LayerCandidate> candidates_of(const TuneVerbOptions& flags) {
   if (flags.candidates) return parse_candidates(*flags.candidates);
   CandidateSpace space;
   space.modes.clear();
@@ -53,7 +53,7 @@ std::vector<LayerCandidate> candidates_of(const TuneFlags& flags) {
 }
 
 // The papers' uniform recipes in the search's own mode, and the other mode's for comparison.
-std::vector<std::string> references_of(const TuneFlags& flags) {
+std::vector<std::string> references_of(const TuneVerbOptions& flags) {
   const std::string suffix = flags.intact_prefix > 0 ? fmt::format("+i{}", flags.intact_prefix) : "";
   const bool kivi = flags.mode != "per-token";
   std::vector<std::string> references;
@@ -69,7 +69,7 @@ std::vector<std::string> references_of(const TuneFlags& flags) {
   return references;
 }
 
-tune::TuneOptions tune_options(const TuneFlags& flags) {
+tune::TuneOptions tune_options(const TuneVerbOptions& flags) {
   tune::TuneOptions options;
   options.candidates = candidates_of(flags);
   options.intact_prefix = static_cast<int32_t>(flags.intact_prefix);
@@ -97,7 +97,7 @@ tune::TuneOptions tune_options(const TuneFlags& flags) {
 // ------------------------------------------------------------------------------- the documents
 
 // What the documents are made from: part of the journal's settings.
-nlohmann::json sources_of(const TuneFlags& flags) {
+nlohmann::json sources_of(const TuneVerbOptions& flags) {
   nlohmann::json sources = nlohmann::json::array();
   for (const std::string& text : flags.texts) {
     sources.push_back({{"text", sha256_hex(read_file(text))}, {"ctx", flags.ctx}});
@@ -132,7 +132,7 @@ Conversation conversation_from(const nlohmann::json& json) {
 
 // Answered examples in front of a question and its own answer: chain-of-thought as the papers
 // calibrate with, one document per question.
-std::vector<Conversation> example_conversations(const TuneFlags& flags) {
+std::vector<Conversation> example_conversations(const TuneVerbOptions& flags) {
   const std::vector<TaskItem> items = read_task_file(*flags.examples);
   const auto shots = static_cast<size_t>(flags.few_shot);
   if (items.size() < shots + 4) {
@@ -165,7 +165,7 @@ std::vector<Conversation> example_conversations(const TuneFlags& flags) {
 // Conversations first: some are yet to be held, which takes time; a journal brings them back.
 class Conversations {
  public:
-  Conversations(const TuneFlags& flags, const ProgressFn& progress)
+  Conversations(const TuneVerbOptions& flags, const ProgressFn& progress)
       : flags_(flags), progress_(progress) {}
 
   std::vector<Conversation> all() {
@@ -204,11 +204,11 @@ class Conversations {
     }
   }
 
-  const TuneFlags& flags_;
+  const TuneVerbOptions& flags_;
   const ProgressFn& progress_;
 };
 
-CalibrationSets documents_of(const TuneFlags& flags, const Engine& engine,
+CalibrationSets documents_of(const TuneVerbOptions& flags, const Engine& engine,
                              const std::vector<Conversation>& conversations) {
   CalibrationSets sets;
   const auto take = [&](CalibrationSets part) {
@@ -273,7 +273,7 @@ nlohmann::json machine_settings(const Engine& engine, const std::string& sha256)
           {"prompts_in_bf16", const_cast<Engine&>(engine).model().prefill_bytes() > 0}};
 }
 
-nlohmann::json all_settings(const TuneFlags& flags, const tune::TuneOptions& options,
+nlohmann::json all_settings(const TuneVerbOptions& flags, const tune::TuneOptions& options,
                             nlohmann::json settings) {
   nlohmann::json candidates = nlohmann::json::array();
   for (const LayerCandidate& candidate : options.candidates) {
@@ -333,7 +333,7 @@ Probed probe_or_remember(Engine& engine, const CalibrationSets& sets,
   return probed;
 }
 
-std::vector<Conversation> converse_or_remember(const TuneFlags& flags, tune::Journal& journal,
+std::vector<Conversation> converse_or_remember(const TuneVerbOptions& flags, tune::Journal& journal,
                                                const ProgressFn& progress) {
   std::vector<Conversation> conversations;
   for (const nlohmann::json& record : journal.records()) {
@@ -350,7 +350,7 @@ std::vector<Conversation> converse_or_remember(const TuneFlags& flags, tune::Jou
   return conversations;
 }
 
-int work(const TuneFlags& flags, const tune::CrewAddress& address, const tune::CrewOptions& crew) {
+int work(const TuneVerbOptions& flags, const tune::CrewAddress& address, const tune::CrewOptions& crew) {
   ProgressBar bar;
   const auto store = tune::connect_tcp_store(address, false, kConnectTimeout);
   const auto beats = tune::connect_tcp_store(address, false, kConnectTimeout);
@@ -375,7 +375,7 @@ int work(const TuneFlags& flags, const tune::CrewAddress& address, const tune::C
 
 }  // namespace
 
-int tune_verb(const TuneFlags& flags) {
+int tune_verb(const TuneVerbOptions& flags) {
   const Terminal terminal = detect_terminal(stdout, flags.no_color);
   const tune::TuneOptions options = tune_options(flags);  // refused at once, not after loading
   const auto address = tune::crew_address_from_environment();

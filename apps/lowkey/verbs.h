@@ -78,8 +78,9 @@ struct BenchOptions {
 };
 
 // `lowkey tune`. Words are checked where they are parsed.
-struct TuneFlags {
+struct TuneVerbOptions {
   std::string model;
+  std::string command;           // as typed, for provenance
   std::string out;               // a folder
   std::optional<double> budget;  // bits: which point of the front the closing lines are about
   // What is measured on; none of the three: conversations that the model has with itself.
@@ -116,6 +117,22 @@ struct TuneFlags {
   bool no_color = false;
 };
 
+struct ProbeVerbOptions {
+  std::string model;
+  std::optional<std::string> text;  // a file
+  bool per_token = false;           // which of KVTuner's modes the candidates are in
+  std::vector<int32_t> bits = {8, 4, 2};
+  std::vector<std::string> kv;  // candidates by their short forms, instead of mode and bits
+  int64_t ctx = 1024;
+  int64_t chunks = 2;     // at most
+  int64_t queries = 256;  // per chunk
+  int32_t intact = 1;     // first tokens of a chunk, exact under every candidate
+  WeightsOption weights = WeightsOption::kF32;
+  int threads = 0;
+  std::optional<std::string> json_file;
+  bool no_color = false;
+};
+
 struct PlanOptions {
   std::string model;                  // a file or folder; empty: `arch`
   std::optional<std::string> arch;    // a well-known model by name; "list": all of them
@@ -148,7 +165,8 @@ struct ConvertOptions {
 int run_verb(const RunOptions& options);
 int eval_verb(const EvalOptions& options);
 int bench_verb(const BenchOptions& options);
-int tune_verb(const TuneFlags& flags);
+int tune_verb(const TuneVerbOptions& flags);
+int probe_verb(const ProbeVerbOptions& options);
 int plan_verb(const PlanOptions& options);
 int inspect_verb(const InspectOptions& options);
 int convert_verb(const ConvertOptions& options);
