@@ -204,8 +204,8 @@ def sample_report(title: str = "SmolLM2-135M-Instruct.Q4_1.gguf") -> dict:
     for layer, (k, v) in itertools.product(range(NUM_LAYERS), CANDIDATES):
         alone = pair_loss(layer, k, v) * rng.lognormvariate(0, 0.2)
         sensitivity.append({"layer": layer, "candidate": label(k, v), "kl": alone, "from": "16-bit"})
-        rest = 0.2 - 0.004 * pair_loss(layer, 2, 2) / pair_loss(layer, k, v) ** 0.3
-        sensitivity.append({"layer": layer, "candidate": label(k, v), "kl": max(0.02, rest), "from": "low"})
+        rest = 0.2 - (pair_loss(layer, 2, 2) - pair_loss(layer, k, v)) * rng.uniform(0.8, 1)
+        sensitivity.append({"layer": layer, "candidate": label(k, v), "kl": rest, "from": "low"})
     usual = ["KV8", "K8V4", "KV4", "K4V2", "KV2"]
     first = ["KV8", "K4V8", "KV4", "K2V4", "KV2"]
     pruned = []

@@ -22,7 +22,7 @@ function costInWords(percent) {
 function headlineSentence(report) {
   const point = headlinePoint(report);
   if (!point) return "No recipe was measured: the front is empty.";
-  return `${fixed(point.code_bits, 2)} code bits per number ${costInWords(perplexityChange(point))} on held-out text; ` +
+  return `${fixed(point.code_bits, 2)} code bits per number ${costInWords(perplexityChange(point))} on held‑out text; ` +
     `the cache is ${timesSmaller(point.stored_bits)} smaller than at 16 bits.`;
 }
 

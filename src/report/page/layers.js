@@ -34,7 +34,7 @@ function describeBits(report, side, theme, width) {
     }],
     layout: {
       margin: {l: 62, r: 4, t: 6, b: 40},
-      xaxis: axis(theme, "layer", {showgrid: false, ...someTicks(bits[0].map((unused, layer) => String(layer)), 15)}),
+      xaxis: axis(theme, "layer", {showgrid: false, ...someTicks(bits[0].map((unused, layer) => String(layer)), roomFor(width))}),
       yaxis: axis(theme, "", {showgrid: false, autorange: "reversed", ...someTicks(names, 60)}),
     },
   };
@@ -50,7 +50,7 @@ function fillLayers(section, report) {
     return element("span", {}, swatch, `${bits} bits`);
   })));
   addFigure(section, "One row for each point of the front, named by its number and code bits; one column for each layer. Columns that stay " +
-    "dark from top to bottom are the layers that need their bits; where keys are darker than values, keys matter more.", (figure) => {
+    "blue from top to bottom are the layers that need their bits; where keys are bluer than values, keys matter more.", (figure) => {
     ["keys", "values"].forEach((name, side) => {
       const [panel] = addPanels(figure, [name]);
       addPlot(panel, {

@@ -15,6 +15,9 @@ const kLossFields = {
   perplexity: {value: "ppl_delta_percent_heldout", title: "perplexity change on held-out text (%)"},
 };
 
+// Dragging is for zooming where there is a mouse, and for scrolling where there is a finger.
+const kCanZoom = matchMedia("(pointer: fine)").matches;
+
 // Logarithmic away from zero and linear near it, for percentages of either sign.
 const kLinearPercent = 0.1;
 const kPercentTicks = [-10, -5, -2, -1, -0.5, -0.2, 0, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 300, 1000];
@@ -105,7 +108,9 @@ function paretoTraces(report, state, theme, width) {
   return {traces, front, references, y, field, isPercent};
 }
 
-function needAnnotations(report, state, theme, front, y, isPercent) {
+// Below the front where there is room, else above it.
+function needAnnotations(report, state, theme, width, {front, y, isPercent}) {
+  const wide = width >= 560;
   return front.filter(({i}) => usesOfPoint(report, i).length).map(({point, i}) => {
     const needs = usesOfPoint(report, i);
     return {
@@ -117,15 +122,16 @@ function needAnnotations(report, state, theme, front, y, isPercent) {
       arrowhead: 0,
       arrowwidth: 1.2,
       standoff: 6,
-      ax: -34,
-      ay: 34,
-      xanchor: "right",
+      ax: wide ? -34 : 34,
+      ay: wide ? 34 : -40,
+      xanchor: wide ? "right" : "left",
     };
   });
 }
 
 function describePareto(report, state, theme, width) {
-  const {traces, front, references, y, field, isPercent} = paretoTraces(report, state, theme, width);
+  const drawn = paretoTraces(report, state, theme, width);
+  const {traces, front, references, field, isPercent} = drawn;
   const all = [...front, ...references].map(({point}) => point);
   const values = [...all.map((point) => point[field.value]), ...(field.trial ? traces[0].y : [])];
   const xs = all.map((point) => point[state.bits]).filter(isNumber);
@@ -136,11 +142,12 @@ function describePareto(report, state, theme, width) {
     traces,
     layout: {
       margin: {l: 62, r: 16, t: 12, b: 48},
+      dragmode: kCanZoom ? "zoom" : false,
       showlegend: true,
       xaxis: axis(theme, state.bits === "code_bits" ? "code bits per number" : `stored bits per number at ${integer(report.ctx)} tokens`,
-        {range: [xLow - xSpace, xHigh + 1.6 * xSpace], dtick: 1}),
-      yaxis: isPercent ? bentAxis(theme, field.title, values) : logAxis(theme, field.title, values),
-      annotations: needAnnotations(report, state, theme, front, y, isPercent),
+        {range: [xLow - xSpace, xHigh + 1.6 * xSpace], dtick: 1, fixedrange: !kCanZoom}),
+      yaxis: {...(isPercent ? bentAxis(theme, field.title, values) : logAxis(theme, field.title, values)), fixedrange: !kCanZoom},
+      annotations: needAnnotations(report, state, theme, width, drawn),
     },
   };
 }
@@ -164,7 +171,7 @@ function fillPareto(section, report) {
     choice("loss", losses, state.loss, (value) => { state.loss = value; redraw(); })));
   addFigure(section, "Further down and to the left is better: less is lost with fewer bits. The front (blue) is what the search " +
     "found; diamonds give all layers the same bits. Every mark was measured on the model, bars are 95% intervals; touch a point for its recipe. " +
-    "The search looked at the calibration text alone, whose view also shows all it tried.", (figure) => {
+    `${kCanZoom ? "Drag to zoom in, double-click to come back. " : ""}The search looked at the calibration text alone, whose view also shows all it tried.`, (figure) => {
     redraw = addPlot(figure, {
       id: "pareto-plot",
       height: Math.min(520, Math.max(380, innerWidth * 0.5)),

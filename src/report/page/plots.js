@@ -111,15 +111,17 @@ function folded(text, width = 56) {
   return lines.join("<br>");
 }
 
-// A heat map; values[row][column], null where there is none. `hover(row, column)` is HTML for plotly. With `log`, colours
-// follow the logarithm.
-function heatMap(theme, {columns, rows, values, hover, log = true, title = "", scaleTitle = ""}) {
+// A heat map; values[row][column], null where there is none. `hover(row, column)` is HTML for plotly. Colours follow the
+// logarithm where values span a decade or more.
+function heatMap(theme, width, {columns, rows, values, hover, title = "", scaleTitle = ""}) {
+  const positive = values.flat().filter((value) => isNumber(value) && value > 0);
+  const log = Math.max(...positive) >= 10 * Math.min(...positive);
   const scaled = values.map((row) => row.map((value) => (!isNumber(value) || (log && value <= 0) ? null : log ? Math.log10(value) : value)));
   const known = scaled.flat().filter(isNumber);
-  const low = Math.min(...known);
-  const high = Math.max(...known);
-  const bar = {thickness: 10, outlinewidth: 0, tickfont: {color: theme.soft, size: 11}, title: {text: scaleTitle, side: "right", font: {size: 11, color: theme.soft}}};
-  if (log && known.length) Object.assign(bar, logTicks(low, high));
+  const low = known.length ? Math.min(...known) : 0;
+  const high = known.length ? Math.max(...known) : 1;
+  const bar = {thickness: 10, outlinewidth: 0, tickfont: {color: theme.soft, size: 11}, title: {text: scaleTitle, side: "top", font: {size: 11, color: theme.soft}}};
+  if (log) Object.assign(bar, logTicks(low, high));
   return {
     traces: [{
       type: "heatmap",
@@ -137,7 +139,7 @@ function heatMap(theme, {columns, rows, values, hover, log = true, title = "", s
     }],
     layout: {
       margin: {l: 54, r: 4, t: 6, b: 40},
-      xaxis: axis(theme, title, {showgrid: false, ...someTicks(columns, 15)}),
+      xaxis: axis(theme, title, {showgrid: false, ...someTicks(columns, roomFor(width))}),
       yaxis: axis(theme, "", {showgrid: false, autorange: "reversed", ...someTicks(rows, 40)}),
     },
   };
@@ -153,6 +155,11 @@ function logTicks(low, high) {
   }
   if (ticks.length < 2) return {tickvals: [low, high], ticktext: [small(10 ** low), small(10 ** high)]};
   return {tickvals: ticks.map(([at]) => at), ticktext: ticks.map(([, text]) => text)};
+}
+
+// How many layers' numbers fit below a plot.
+function roomFor(width) {
+  return Math.max(4, Math.floor((width - 100) / 30));
 }
 
 // Names of places 0, 1, 2 ... on an axis: all of them, or every n-th where there are many.

@@ -18,9 +18,9 @@ function fillPoints(section, report) {
     {name: "KL held out", cell: (row) => withError(row.point.kl_heldout, row.point.kl_heldout_ci)},
     {name: "perplexity held out", cell: (row) => change(row.point.ppl_delta_percent_heldout)},
     {name: "same first choice", cell: (row) => share(isNumber(row.point.top1_agreement_heldout) ? row.point.top1_agreement_heldout : row.point.top1_agreement)},
-    {name: "KL calibration", cell: (row) => withError(row.point.kl, row.point.kl_ci)},
+    {name: "KL calibration", cell: (row) => small(row.point.kl)},
     {name: "perplexity calibration", cell: (row) => change(row.point.ppl_delta_percent)},
-    {name: "recipe", kind: "text wrap", cell: (row) => [element("code", {}, row.point.recipe), copyButton(row.point.recipe)]},
+    {name: "recipe", kind: "text", cell: (row) => [element("code", {title: row.point.recipe}, shorten(row.point.recipe, 22)), copyButton(row.point.recipe)]},
   ];
   if (rows.some((row) => isNumber(row.point.task_accuracy))) {
     columns.splice(8, 0, {name: "task", cell: (row) => share(row.point.task_accuracy)});

@@ -3,8 +3,9 @@
 
 const kShiftBits = ["16", "8", "4", "2"];
 
-function describeShift(shift, theme) {
-  const ticks = shift.tokens.map((token, i) => shorten(visibleToken(token), 14) + (isNumber(shift.positions?.[i]) ? `\n${shift.positions[i]}` : ""));
+function describeShift(shift, theme, width) {
+  const wide = width >= 560;
+  const ticks = shift.tokens.map((token, i) => shorten(visibleToken(token), 14) + (wide && isNumber(shift.positions?.[i]) ? `\n${shift.positions[i]}` : ""));
   const bits = kShiftBits.filter((b) => list(shift.scores[b]).length);
   return {
     traces: bits.map((b) => ({
@@ -21,7 +22,7 @@ function describeShift(shift, theme) {
       barmode: "group",
       bargap: 0.25,
       showlegend: true,
-      margin: {l: 54, r: 12, t: 12, b: 70},
+      margin: {l: 54, r: 12, t: 12, b: 50},
       xaxis: axis(theme, "", {showgrid: false, tickmode: "array", tickvals: ticks.map((unused, i) => i), ticktext: ticks.map((text) => plain(text).replace("\n", "<br>"))}),
       yaxis: axis(theme, "attention weight", {tickformat: ".0%", rangemode: "tozero"}),
     },
@@ -35,9 +36,9 @@ function fillProbeShift(section, probe) {
   let redraw = () => {};
   section.append(element("h3", {}, "How attention shifts"), controls(select("seen by",
     shifts.map((shift, i) => [i, `layer ${shift.layer}, head ${shift.head}, query ${shift.query}`]), 0, (i) => { shown = i; redraw(); })));
-  addFigure(section, "The tokens that matter most to one query (their places below), and how much weight each gets with keys at 16, 8, 4 and 2 bits. Where the pale bars " +
+  addFigure(section, "The tokens that matter most to one query (touch a bar for its place), and how much weight each gets with keys at 16, 8, 4 and 2 bits. Where the pale bars " +
     "leave the grey ones, the model looks at the wrong token.", (figure) => {
-    redraw = addPlot(figure, {id: "probe-shift", height: 340, label: "Attention weights of key tokens at 16, 8, 4 and 2 bits", describe: (theme) => describeShift(shifts[shown], theme)});
+    redraw = addPlot(figure, {id: "probe-shift", height: 340, label: "Attention weights of key tokens at 16, 8, 4 and 2 bits", describe: (theme, width) => describeShift(shifts[shown], theme, width)});
   });
 }
 

@@ -22,15 +22,15 @@ function fillProbeErrors(section, probe) {
   section.append(
     element("p", {class: "intro"}, `Measured on ${count(probe.tokens, "token")} with ${count(probe.queries, "query", "queries")}, each layer by itself: what it reads is exact, so nothing adds up from layer to layer.`),
     controls(choice("error", kErrors, metric, (value) => { metric = value; redraw(); })));
-  addFigure(section, "Darker is worse; colours follow the logarithm. Rows are ways to store a layer, columns are layers. A row that stays pale " +
-    "can be used everywhere; a dark column is a layer that needs more bits.", (figure) => {
+  addFigure(section, "The more a cell stands out, the larger the error. Rows are ways to store a layer, columns are layers. A row that stays " +
+    "faint can be used everywhere; a column that stands out is a layer that needs more bits.", (figure) => {
     redraw = addPlot(figure, {
       id: "probe-errors",
       height: 80 + probe.candidates.length * 26,
       label: "Error by layer and candidate",
-      describe: (theme) => {
+      describe: (theme, width) => {
         const values = probe.candidates.map((label) => probe.layers.map((layer) => probeCandidate(layer, label)?.[metric] ?? null));
-        return heatMap(theme, {
+        return heatMap(theme, width, {
           columns: probeLayerNames(probe),
           rows: probe.candidates,
           values,
@@ -51,7 +51,7 @@ function fillProbeMeans(section, probe) {
   const column = (field, name, show) => ({name, cell: (label) => show(over(label, field))});
   section.append(table([
     {name: "stored as", kind: "text", cell: (label) => label},
-    ...kErrors.slice().reverse().map(([field]) => column(field, field, small)),
+    ...["e_k", "e_v", "e_a", "e_o"].map((field) => column(field, field, small)),
     ...[["bias_k", "keys"], ["bias_score", "scores"], ["bias_o", "output"]].map(([field, name]) =>
       column(field, `bias of ${name}`, (value) => (isNumber(value) ? `${signed(value * 100, 3)}%` : kNothing))),
   ], probe.candidates, {caption: "Means over all layers. A bias is the mean signed error as a share of the mean size: near zero, errors cancel out."}));
@@ -66,15 +66,15 @@ function fillProbeHeads(section, probe) {
     controls(
       select("stored as", probe.candidates.map((label) => [label, label]), state.label, (label) => { state.label = label; redraw(); }),
       choice("head error", kErrors.filter(([field]) => field !== "e_v"), state.metric, (value) => { state.metric = value; redraw(); })));
-  addFigure(section, "Columns are layers, rows are query heads. Single dark cells are heads that look for few tokens, and lose them.", (figure) => {
+  addFigure(section, "Columns are layers, rows are query heads. Single cells that stand out are heads that look for few tokens, and lose them.", (figure) => {
     redraw = addPlot(figure, {
       id: "probe-heads",
       height: 74 + most * 18,
       label: "Error by layer and head",
-      describe: (theme) => {
+      describe: (theme, width) => {
         const heads = Array.from({length: most}, (unused, head) => head);
         const values = heads.map((head) => probe.layers.map((layer) => list(probeCandidate(layer, state.label)?.heads)[head]?.[state.metric] ?? null));
-        return heatMap(theme, {
+        return heatMap(theme, width, {
           columns: probeLayerNames(probe),
           rows: heads.map(String),
           values,
@@ -98,7 +98,7 @@ function describeAxisBars(probe, listName, field, title, theme) {
   const bits = unique(entries.map((entry) => entry.bits)).sort((a, b) => b - a);
   const values = kAxisPairs.map(([side, way]) => bits.map((b) =>
     mean(entries.filter((entry) => entry.side === side && entry.axis === way && entry.bits === b).map((entry) => entry[field]))));
-  // Keys in one hue and values in another; per token hatched.
+  // Keys in one hue and values in another; per token hatched. Bars start at zero, so 8 bits are slivers: hence the numbers.
   const looks = [[theme.series[0], ""], [theme.series[0], "/"], [theme.series[1], ""], [theme.series[1], "/"]];
   return {
     traces: kAxisPairs.map((pair, i) => ({
@@ -106,17 +106,21 @@ function describeAxisBars(probe, listName, field, title, theme) {
       name: axisName(pair),
       x: bits.map((b) => `${b} bits`),
       y: values[i],
-      text: values[i].map((value) => `${axisName(pair)}: ${small(value)}`),
-      textposition: "none",
-      hovertemplate: "%{x}, %{text}<extra></extra>",
-      marker: {color: looks[i][0], pattern: {shape: looks[i][1], fgcolor: theme.paper, solidity: 0.4, size: 7}},
+      text: values[i].map((value) => (isNumber(value) ? Number(value.toPrecision(2)).toString() : "")),
+      textposition: "outside",
+      textangle: -90,
+      textfont: {size: 11, color: theme.soft},
+      constraintext: "none",
+      cliponaxis: false,
+      hovertemplate: `%{x}, ${axisName(pair)}: %{text}<extra></extra>`,
+      marker: {color: looks[i][0], pattern: {shape: looks[i][1], fillmode: "overlay", fgcolor: theme.paper, solidity: 0.35, size: 7}},
     })),
     layout: {
       barmode: "group",
       bargap: 0.25,
       showlegend: true,
       xaxis: axis(theme, "", {showgrid: false}),
-      yaxis: logAxis(theme, title, values.flat()),
+      yaxis: axis(theme, title, {range: [0, 1.22 * Math.max(0, ...values.flat().filter(isNumber)) || 1]}),
     },
   };
 }

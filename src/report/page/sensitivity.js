@@ -6,12 +6,12 @@ const kDirections = {
   low: {title: "one layer changed, all others at low bits", caption: "the loss that is left"},
 };
 
-function describeSensitivity(entries, theme, from) {
+function describeSensitivity(entries, theme, width, from) {
   const layers = unique(entries.map((entry) => entry.layer)).sort((a, b) => a - b);
   const candidates = unique(entries.map((entry) => entry.candidate));
   const at = new Map(entries.map((entry) => [`${entry.layer}\n${entry.candidate}`, entry.kl]));
   const values = candidates.map((candidate) => layers.map((layer) => at.get(`${layer}\n${candidate}`) ?? null));
-  const map = heatMap(theme, {
+  const map = heatMap(theme, width, {
     columns: layers.map(String),
     rows: candidates,
     values,
@@ -71,15 +71,15 @@ function fillSensitivity(section, report) {
     section.append(element("p", {class: "intro"}, "This run measured no single layers."));
     return;
   }
-  addFigure(section, "Darker costs more; colours follow the logarithm. Rows are what one layer was stored as. Left, errors have nothing to build on; " +
-    "right, the other layers' errors are there already.", (figure) => {
+  addFigure(section, "The more a cell stands out, the larger the loss. Rows are what one layer was stored as. With the others at 16 bits, a column that stands out is a " +
+    "layer that cannot do with less; with the others at low bits, a faint one wins back most when it alone gets more.", (figure) => {
     const panels = addPanels(figure, directions.map((from) => kDirections[from]?.title ?? from));
     directions.forEach((from, i) => {
       addPlot(panels[i], {
         id: `sensitivity-${i}`,
         height: 200,
         label: `KL by layer and candidate: ${kDirections[from]?.title ?? from}`,
-        describe: (theme) => describeSensitivity(entries.filter((entry) => entry.from === from), theme, from),
+        describe: (theme, width) => describeSensitivity(entries.filter((entry) => entry.from === from), theme, width, from),
       });
     });
   });
