@@ -178,7 +178,7 @@ def check_points(pages: Pages) -> None:
 
 
 def check_picture(pages: Pages) -> None:
-    """The front and the references show up, at the sizes of a desktop and of a phone, in light and in dark."""
+    """The front and the references show up in their colors, which nothing else near has, at the sizes of a desktop and of a phone, in light and in dark."""
     report = sample_report.sample_report()
     looks = {False: ((0x00, 0x72, 0xB2), (0xD5, 0x5E, 0x00)), True: ((0x56, 0xB4, 0xE9), (0xF0, 0x8C, 0x3C))}
     for width, height in ((1280, 1200), (390, 1900)):
