@@ -5,6 +5,7 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstdio>
 #include <filesystem>
 #include <map>
@@ -217,23 +218,27 @@ class Report {
     return text;
   }
 
+  // The largest few; the rest by number.
   std::string pivots(const Tokenizer& tokenizer) const {
-    if (result_.pivots.empty()) return "no pivot tokens (massive activations)\n";
-    std::string text;
-    size_t shown = 0;
-    for (const Pivot& pivot : result_.pivots) {
-      if (shown++ == kMostPivots) {
-        return text + fmt::format("  and {} more\n", result_.pivots.size() - kMostPivots);
-      }
-      std::string token = utf8_replace_invalid(tokenizer.decode({&pivot.token, 1}, true));
+    if (result_.pivots.empty()) return "pivot tokens (massive activations): none\n";
+    std::vector<const Pivot*> largest;
+    for (const Pivot& pivot : result_.pivots) largest.push_back(&pivot);
+    std::stable_sort(largest.begin(), largest.end(),
+                     [](const Pivot* a, const Pivot* b) { return a->ratio > b->ratio; });
+    std::string text = fmt::format(
+        "pivot tokens (massive activations): {}{}\n", largest.size(),
+        largest.size() > kMostPivots ? fmt::format(", the largest {}:", kMostPivots) : "");
+    if (largest.size() > kMostPivots) largest.resize(kMostPivots);
+    for (const Pivot* pivot : largest) {
+      std::string token = utf8_replace_invalid(tokenizer.decode({&pivot->token, 1}, true));
       std::replace_if(
           token.begin(), token.end(), [](unsigned char c) { return c < 0x20 || c == 0x7f; }, ' ');
-      text += fmt::format(
-          "pivot token: {}, position {} '{}', before layer {} on, channel{} {}: {:.0f}, {:.0f}x "
-          "the "
-          "median\n",
-          pivot.document, pivot.position, token, pivot.layer, pivot.channels.size() == 1 ? "" : "s",
-          fmt::join(pivot.channels, " "), pivot.magnitude, pivot.ratio);
+      text +=
+          fit(fmt::format("  {}, position {} '{}': channel {} at {}x the median, from layer {} on",
+                          pivot->document, pivot->position, token, pivot->channels.at(0),
+                          with_separators(std::llround(pivot->ratio)), pivot->layer),
+              kMaxTableWidth) +
+          "\n";
     }
     return text;
   }

@@ -1,6 +1,9 @@
 #include "probe/probe_json.h"
 
+#include <fmt/format.h>
+
 #include <cmath>
+#include <cstdlib>
 #include <string>
 
 #include "core/error.h"
@@ -11,10 +14,11 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-// JSON has no words for the others; an exact pass that overflowed would have been refused before.
+// Six digits: what was measured has no more, and readers load quicker. JSON has no words for what
+// is not finite; an exact pass that overflowed was refused before.
 double finite(double x) {
   LOWKEY_CHECK(std::isfinite(x), "{}", x);
-  return x;
+  return std::strtod(fmt::format("{:.6g}", x).c_str(), nullptr);
 }
 
 Json numbers(const std::vector<double>& values) {

@@ -33,6 +33,10 @@ class CliTest : public testing::Test {
       bench_ = options;
       return kExitOk;
     };
+    verbs_.probe = [this](const ProbeVerbOptions& options) {
+      probe_ = options;
+      return kExitOk;
+    };
     verbs_.plan = [this](const PlanOptions& options) {
       plan_ = options;
       return kExitOk;
@@ -54,6 +58,7 @@ class CliTest : public testing::Test {
   std::optional<RunOptions> run_;
   std::optional<EvalOptions> eval_;
   std::optional<BenchOptions> bench_;
+  std::optional<ProbeVerbOptions> probe_;
   std::optional<PlanOptions> plan_;
   std::optional<InspectOptions> inspect_;
   std::ostringstream out_, err_;
@@ -240,7 +245,7 @@ TEST_F(CliTest, Plan) {
 TEST_F(CliTest, HelpOfEveryVerbHasExamplesAndGoesToOut) {
   ASSERT_EQ(call({"--help"}), kExitOk);
   EXPECT_THAT(out_.str(), HasSubstr("inspect"));
-  for (const char* verb : {"run", "eval", "bench", "plan", "inspect"}) {
+  for (const char* verb : {"run", "eval", "bench", "probe", "plan", "inspect"}) {
     ASSERT_EQ(call({verb, "--help"}), kExitOk) << verb;
     EXPECT_THAT(out_.str(), HasSubstr("Examples:\n  lowkey " + std::string(verb))) << verb;
     EXPECT_THAT(out_.str(), HasSubstr("kivi-4")) << verb;
@@ -248,7 +253,7 @@ TEST_F(CliTest, HelpOfEveryVerbHasExamplesAndGoesToOut) {
     std::istringstream lines(out_.str());
     for (std::string line; std::getline(lines, line);) EXPECT_LE(line.size(), 100u) << line;
   }
-  EXPECT_FALSE(run_ || eval_ || plan_ || inspect_);
+  EXPECT_FALSE(run_ || eval_ || probe_ || plan_ || inspect_);
 }
 
 TEST_F(CliTest, Version) {
@@ -277,14 +282,19 @@ TEST_P(CliRefuses, WithTwoAndAPointerToHelp) {
   EXPECT_EQ(err_.str(), std::string("lowkey: error: ") + GetParam().message + "\nSee 'lowkey " +
                             (known ? verb + " " : "") + "--help'.\n");
   EXPECT_THAT(out_.str(), IsEmpty());
-  EXPECT_FALSE(run_ || eval_ || plan_ || inspect_);
+  EXPECT_FALSE(run_ || eval_ || probe_ || plan_ || inspect_);
 }
 
 INSTANTIATE_TEST_SUITE_P(
     Usage, CliRefuses,
     testing::Values(
-        Wrong{{"chat"}, "unknown verb 'chat': run, eval, bench, plan or inspect"},
-        Wrong{{"--bogus"}, "a verb comes first: run, eval, bench, plan or inspect"},
+        Wrong{{"probe"}, "no MODEL given"},
+        Wrong{{"probe", "m", "--mode", "group"}, "--mode: 'group' is not kivi or per-token"},
+        Wrong{{"probe", "m", "--bits", "8,5"}, "'8,5' is not a list of 8, 4, 3 and 2"},
+        Wrong{{"probe", "m", "--bits", "4", "--kv", "2"}, "--kv excludes --bits"},
+        Wrong{{"probe", "m", "--ctx", "1"}, "'1' is not a count of at least 2"},
+        Wrong{{"chat"}, "unknown verb 'chat': run, eval, bench, probe, plan or inspect"},
+        Wrong{{"--bogus"}, "a verb comes first: run, eval, bench, probe, plan or inspect"},
         Wrong{{"bench"}, "no MODEL given"},
         Wrong{{"bench", "m", "-d", "0,deep"},
               "-d,--n-depth: 'deep' is not a count such as 128 or 4k"},
@@ -349,6 +359,41 @@ TEST_F(CliTest, BenchTakesListsAndRepeats) {
   EXPECT_EQ(bench_->repetitions, 3);
   EXPECT_EQ(bench_->threads, 2);
   EXPECT_EQ(bench_->json_file, "-");
+}
+
+TEST_F(CliTest, ProbeDefaultsToKiviInEightFourAndTwoBits) {
+  ASSERT_EQ(call({"probe", "m.gguf"}), kExitOk) << err_.str();
+  EXPECT_FALSE(probe_->text || probe_->json_file || probe_->per_token || probe_->no_color);
+  EXPECT_THAT(probe_->bits, ElementsAre(8, 4, 2));
+  EXPECT_THAT(probe_->kv, IsEmpty());
+  EXPECT_EQ(probe_->ctx, 1024);
+  EXPECT_EQ(probe_->chunks, 2);
+  EXPECT_EQ(probe_->queries, 256);
+  EXPECT_EQ(probe_->intact, 1);
+  EXPECT_EQ(probe_->weights, WeightsOption::kF32);
+}
+
+TEST_F(CliTest, ProbeTakesEverything) {
+  ASSERT_EQ(call({"probe",     "m.gguf", "--text",   "t.txt",  "--mode",    "per-token",
+                  "--bits",    "4,3",    "-c",       "2k",     "--chunks",  "5",
+                  "--queries", "100",    "--intact", "0",      "--weights", "file",
+                  "-t",        "2",      "--json",   "p.json", "--no-color"}),
+            kExitOk)
+      << err_.str();
+  EXPECT_EQ(probe_->text, "t.txt");
+  EXPECT_TRUE(probe_->per_token);
+  EXPECT_THAT(probe_->bits, ElementsAre(4, 3));
+  EXPECT_EQ(probe_->ctx, 2048);
+  EXPECT_EQ(probe_->chunks, 5);
+  EXPECT_EQ(probe_->queries, 100);
+  EXPECT_EQ(probe_->intact, 0);
+  EXPECT_EQ(probe_->weights, WeightsOption::kFile);
+  EXPECT_EQ(probe_->threads, 2);
+  EXPECT_EQ(probe_->json_file, "p.json");
+  EXPECT_TRUE(probe_->no_color);
+
+  ASSERT_EQ(call({"probe", "m.gguf", "--kv", "kivi-4/2:r32,2"}), kExitOk) << err_.str();
+  EXPECT_THAT(probe_->kv, ElementsAre("kivi-4/2:r32", "2"));
 }
 
 TEST_F(CliTest, OperatingErrorsAreOneLineAndOne) {
