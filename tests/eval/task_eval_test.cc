@@ -42,7 +42,7 @@ class TaskEval : public testing::Test {
   }
 
   TaskResult answer(Engine& engine, const TaskPrompts& prompts, const std::string& kv,
-                    TaskOptions options) {
+                    const TaskOptions& options) {
     return answer_task(engine.model(), engine.tokenizer(), prompts, recipe(kv), options, {});
   }
 
@@ -183,7 +183,7 @@ TEST_F(TaskEval, StopsWhereItShould) {
 
 TEST_F(TaskEval, RefusesWhatCannotBeAsked) {
   const TaskPrompts prompts = task_prompts(*engine_, task_, PromptForm::kText);
-  const auto message = [&](const TaskPrompts& asked, TaskOptions options) -> std::string {
+  const auto message = [&](const TaskPrompts& asked, const TaskOptions& options) -> std::string {
     try {
       answer(*engine_, asked, "16", options);
       return "";
