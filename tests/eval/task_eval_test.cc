@@ -196,9 +196,10 @@ TEST_F(TaskEval, RefusesWhatCannotBeAsked) {
   EXPECT_EQ(message(prompts, {.batch = 9}), "batch 9: 1 to 8");
   TaskPrompts long_one = prompts;
   long_one.prompts[3].tokens.resize(600, 65);
-  EXPECT_EQ(message(long_one, {}),
-            "line 6: its prompt is 600 tokens long; it must be shorter than the model's context, "
-            "512");
+  EXPECT_EQ(
+      message(long_one, {}),
+      "t.jsonl:6: its prompt is 600 tokens long; it must be shorter than the model's context, "
+      "512");
 }
 
 // What a task file says must not end a turn or begin one.
