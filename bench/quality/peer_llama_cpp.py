@@ -39,7 +39,7 @@ class LlamaCpp:
         self.vocab_size = llama_cpp.llama_vocab_n_tokens(self.vocab)
         self.batch = llama_cpp.llama_batch_init(MICRO_BATCH, 0, 1)
         self.tokens: list[int] = []
-        self.reference_logits = np.empty(0, np.float32)
+        self.f16 = np.empty((0, 0), np.float32)  # log p of the window's next tokens
 
     def about(self) -> dict:
         return {
@@ -96,17 +96,21 @@ class LlamaCpp:
     def reference(self, tokens: list[int]) -> None:
         """Sets the window, and computes what its f16 cache predicts."""
         self.tokens = tokens
-        self.reference_logits = self._logits("f16")
+        logits = self._logits("f16")[:-1]  # what follows the last token is not known
+        for first in range(0, len(logits), ROWS):
+            logits[first : first + ROWS] = log_softmax(logits[first : first + ROWS])
+        self.f16 = logits
 
     def measure(self, kv: str) -> dict:
         """Of each token but the first: -log p, KL from f16's prediction (nats), whether both rank the same token
         first. And bits per stored number, scales included."""
-        logits = self.reference_logits if kv == "f16" else self._logits(kv)
+        logits = self.f16 if kv == "f16" else self._logits(kv)
         targets = np.array(self.tokens[1:])
         result: dict = {"nll": [], "kl": [], "same_top": []}
         for first in range(0, len(targets), ROWS):
             rows = slice(first, min(first + ROWS, len(targets)))
-            ours, f16 = log_softmax(logits[rows]), log_softmax(self.reference_logits[rows])
+            f16 = self.f16[rows].astype(np.float64)
+            ours = f16 if kv == "f16" else log_softmax(logits[rows])
             result["nll"] += (-ours[np.arange(len(ours)), targets[rows]]).tolist()
             result["kl"] += (np.exp(f16) * (f16 - ours)).sum(axis=-1).tolist()
             result["same_top"] += (ours.argmax(axis=-1) == f16.argmax(axis=-1)).tolist()
