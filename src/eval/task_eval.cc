@@ -199,6 +199,7 @@ class TaskRunner {
 
 TaskPrompts task_prompts(const Engine& engine, const Task& task, PromptForm form, int64_t limit) {
   TaskPrompts all;
+  all.name = task.name;
   for (const TaskExample& example : task.asked) {
     if (limit > 0 && std::ssize(all.prompts) == limit) break;
     all.prompts.push_back({encode(engine, task, form, example),
@@ -234,12 +235,12 @@ TaskResult answer_task(Model& model, const Tokenizer& tokenizer, const TaskPromp
     const auto count = static_cast<int64_t>(prompt.tokens.size());
     if (count == 0 || count >= model.config().max_context) {
       fail(ErrorCode::kInvalidArgument,
-           "line {}: its prompt is {} tokens long; it must be shorter than the model's context, {}",
-           prompt.line, count, model.config().max_context);
+           "{}:{}: its prompt is {} tokens long; it must be shorter than the model's context, {}",
+           prompts.name, prompt.line, count, model.config().max_context);
     }
     LOWKEY_CHECK(prompts.shared_tokens < count &&
                      common_tokens(beginning, prompt.tokens) >= prompts.shared_tokens,
-                 "line {} does not begin with the {} shared tokens", prompt.line,
+                 "{}:{} does not begin with the {} shared tokens", prompts.name, prompt.line,
                  prompts.shared_tokens);
   }
   return TaskRunner(model, tokenizer, prompts, recipe, options, progress).run();

@@ -29,6 +29,7 @@ struct TaskPrompt {
 };
 
 struct TaskPrompts {
+  std::string name;  // of the task's file
   std::vector<TaskPrompt> prompts;
   // So many tokens at the beginning are the same in all: the shots. Computed once per recipe.
   int64_t shared_tokens = 0;

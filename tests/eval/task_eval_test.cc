@@ -42,7 +42,7 @@ class TaskEval : public testing::Test {
   }
 
   TaskResult answer(Engine& engine, const TaskPrompts& prompts, const std::string& kv,
-                    TaskOptions options) {
+                    const TaskOptions& options) {
     return answer_task(engine.model(), engine.tokenizer(), prompts, recipe(kv), options, {});
   }
 
@@ -183,7 +183,7 @@ TEST_F(TaskEval, StopsWhereItShould) {
 
 TEST_F(TaskEval, RefusesWhatCannotBeAsked) {
   const TaskPrompts prompts = task_prompts(*engine_, task_, PromptForm::kText);
-  const auto message = [&](const TaskPrompts& asked, TaskOptions options) -> std::string {
+  const auto message = [&](const TaskPrompts& asked, const TaskOptions& options) -> std::string {
     try {
       answer(*engine_, asked, "16", options);
       return "";
@@ -196,9 +196,10 @@ TEST_F(TaskEval, RefusesWhatCannotBeAsked) {
   EXPECT_EQ(message(prompts, {.batch = 9}), "batch 9: 1 to 8");
   TaskPrompts long_one = prompts;
   long_one.prompts[3].tokens.resize(600, 65);
-  EXPECT_EQ(message(long_one, {}),
-            "line 6: its prompt is 600 tokens long; it must be shorter than the model's context, "
-            "512");
+  EXPECT_EQ(
+      message(long_one, {}),
+      "t.jsonl:6: its prompt is 600 tokens long; it must be shorter than the model's context, "
+      "512");
 }
 
 // What a task file says must not end a turn or begin one.
