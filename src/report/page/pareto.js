@@ -46,7 +46,7 @@ function pointHover(title, point) {
   return [
     `<b>${plain(title)}</b>`,
     `${fixed(point.code_bits, 2)} code bits, ${fixed(point.stored_bits, 2)} stored (${timesSmaller(point.stored_bits)} smaller)`,
-    isNumber(point.kl_heldout) ? `KL held out ${small(point.kl_heldout)} ± ${small(point.kl_heldout_ci)}` : null,
+    hasHeldout(point) ? `KL held out ${small(point.kl_heldout)} ± ${small(point.kl_heldout_ci)}` : null,
     `KL calibration ${small(point.kl)} ± ${small(point.kl_ci)}`,
     `perplexity ${change(perplexityChange(point))}`,
     `<span style="font-family:monospace">${folded(point.recipe)}</span>`,
@@ -159,8 +159,7 @@ function chosenInAddress(name, options, otherwise) {
 }
 
 function fillPareto(section, report) {
-  const hasHeldout = report.front.points.some((point) => isNumber(point.kl_heldout) && point.kl_heldout > 0);
-  const losses = hasHeldout ? kLosses : kLosses.slice(1);
+  const losses = report.front.points.some(hasHeldout) ? kLosses : [kLosses[1]];
   const state = {
     bits: chosenInAddress("bits", kBits, "code_bits"),
     loss: chosenInAddress("loss", losses, losses[0][0]),

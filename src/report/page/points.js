@@ -8,16 +8,17 @@ function fillPoints(section, report) {
     ...points.map((point, i) => ({point, name: String(i + 1), needs: usesOfPoint(report, i)})),
     ...references.map((point, i) => ({point, name: names[i], needs: [], reference: true})),
   ];
-  const withError = (value, ci) => (isNumber(value) ? [small(value), isNumber(ci) && ci > 0 ? element("span", {class: "muted"}, ` ± ${small(ci)}`) : null] : kNothing);
+  const heldout = (show) => (row) => (hasHeldout(row.point) ? show(row.point) : kNothing);
+  const interval = (point) => (point.kl_heldout_ci > 0 ? element("span", {class: "muted"}, ` ± ${small(point.kl_heldout_ci)}`) : null);
   const columns = [
     {name: "point", kind: "text", cell: (row) => [row.name, row.needs.map((need) => [" ", element("span", {class: "tag"}, need)])].flat(2)},
     {name: "code bits", cell: (row) => fixed(row.point.code_bits, 2)},
     {name: "stored bits", cell: (row) => fixed(row.point.stored_bits, 2)},
     {name: "smaller", cell: (row) => timesSmaller(row.point.stored_bits)},
     {name: "per token", cell: (row) => bytes(row.point.bytes_per_token)},
-    {name: "KL held out", cell: (row) => withError(row.point.kl_heldout, row.point.kl_heldout_ci)},
-    {name: "perplexity held out", cell: (row) => change(row.point.ppl_delta_percent_heldout)},
-    {name: "same first choice", cell: (row) => share(isNumber(row.point.top1_agreement_heldout) ? row.point.top1_agreement_heldout : row.point.top1_agreement)},
+    {name: "KL held out", cell: heldout((point) => [small(point.kl_heldout), interval(point)])},
+    {name: "perplexity held out", cell: heldout((point) => change(point.ppl_delta_percent_heldout))},
+    {name: "same first choice", cell: (row) => share(hasHeldout(row.point) ? row.point.top1_agreement_heldout : row.point.top1_agreement)},
     {name: "KL calibration", cell: (row) => small(row.point.kl)},
     {name: "perplexity calibration", cell: (row) => change(row.point.ppl_delta_percent)},
     {name: "recipe", kind: "text", cell: (row) => [element("code", {title: row.point.recipe}, shorten(row.point.recipe, 22)), copyButton(row.point.recipe)]},

@@ -42,6 +42,19 @@ function usesOfPoint(report, index) {
   return list(report.use).filter((use) => use.point === index).map((use) => use.need);
 }
 
+// A front that was never measured on held-out text has zeros there.
+function hasHeldout(point) {
+  return point.ppl_heldout > 0 || point.kl_heldout > 0;
+}
+
+function klOf(point) {
+  return hasHeldout(point) ? point.kl_heldout : point.kl;
+}
+
+function perplexityChange(point) {
+  return hasHeldout(point) ? point.ppl_delta_percent_heldout : point.ppl_delta_percent;
+}
+
 function timesSmaller(storedBits) {
   return isNumber(storedBits) && storedBits > 0 ? `${fixed(16 / storedBits, 1)}×` : kNothing;
 }
