@@ -12,7 +12,8 @@ function headlinePoint(report) {
 function costInWords(percent) {
   if (!isNumber(percent)) return "";
   if (Math.abs(percent) < 0.05) return "leave perplexity as it is";
-  return percent > 0 ? `cost ${fixed(percent, percent < 10 ? 1 : 0)}% perplexity` : `lower perplexity by ${fixed(-percent, 1)}%`;
+  return percent > 0 ? `cost ${fixed(percent, percent < 10 ? 1 : 0)}% ` +
+    `perplexity` : `lower perplexity by ${fixed(-percent, 1)}%`;
 }
 
 function textOf(point) {
@@ -22,7 +23,8 @@ function textOf(point) {
 function headlineSentence(report) {
   const point = headlinePoint(report);
   if (!point) return "No recipe was measured: the front is empty.";
-  return `${fixed(point.code_bits, 2)} code bits per number ${costInWords(perplexityChange(point))} on ${textOf(point)}; ` +
+  return `${fixed(point.code_bits, 2)} code bits per number ${costInWords(perplexityChange(point))} on ` +
+    `${textOf(point)}; ` +
     `the cache is ${timesSmaller(point.stored_bits)} smaller than at 16 bits.`;
 }
 
@@ -56,7 +58,8 @@ function needCard(report, use) {
   const card = element("div", {class: point ? "card" : "card none"},
     element("h3", {}, use.need), element("div", {class: "promise"}, use.what));
   if (!point) {
-    card.append(element("p", {}, "No point of the front keeps this promise: stay with more bits, or let the search try more of them."));
+    card.append(element("p", {}, "No point of the front keeps this promise: stay with more bits, or let the search " +
+      "try more of them."));
     return card;
   }
   card.style.setProperty("--need", needColor(report, use.need, currentTheme()));

@@ -17,7 +17,8 @@ function uniformRecipe(recipe) {
   const match = /^(?:\*=)?(kivi-)?(\d+)(?:\/(\d+))?((?::\w+)*)(?:\+i\d+)?$/.exec(recipe);
   if (!match) return null;
   const keys = Number(match[2]);
-  return {label: pairLabel(keys, Number(match[3] || keys)), kivi: Boolean(match[1]), options: match[4].slice(1).replace(/:/g, " ")};
+  const options = match[4].slice(1).replace(/:/g, " ");
+  return {label: pairLabel(keys, Number(match[3] || keys)), kivi: Boolean(match[1]), options};
 }
 
 // A name for each reference: as short as tells them apart.
