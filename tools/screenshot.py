@@ -73,9 +73,7 @@ def open_page(
             command.append(f"--screenshot={picture.resolve()}")
         url = page.resolve().as_uri() + (f"#{fragment}" if fragment else "")
         try:
-            done = subprocess.run(
-                [*command, url], stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=timeout_s, check=False
-            )
+            done = subprocess.run([*command, url], capture_output=True, timeout=timeout_s, check=False)
         except subprocess.TimeoutExpired as error:
             raise RuntimeError(f"{browser}: still busy after {timeout_s:.0f} s") from error
         complaints = done.stderr.decode(errors="replace")

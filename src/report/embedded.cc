@@ -5,14 +5,17 @@
 
 // The assembler reads FILE (its folder is among the assembler's -I) between two symbols of its own.
 // A zero byte behind it keeps the two apart where the file is empty.
-#define LOWKEY_EMBED(name, file)                                            \
-  __asm__(".section .rodata." #name ",\"a\"\n"                              \
-          "lowkey_" #name "_begin:\n"                                       \
-          ".incbin \"" file "\"\n"                                          \
-          "lowkey_" #name "_end:\n.byte 0\n.previous\n");                   \
-  extern "C" {                                                              \
-  extern const char name##_begin[] __asm__("lowkey_" #name "_begin");       \
-  extern const char name##_end[] __asm__("lowkey_" #name "_end");           \
+#define LOWKEY_EMBED(name, file)                                      \
+  __asm__(".section .rodata." #name                                   \
+          ",\"a\"\n"                                                  \
+          "lowkey_" #name                                             \
+          "_begin:\n"                                                 \
+          ".incbin \"" file                                           \
+          "\"\n"                                                      \
+          "lowkey_" #name "_end:\n.byte 0\n.previous\n");             \
+  extern "C" {                                                        \
+  extern const char name##_begin[] __asm__("lowkey_" #name "_begin"); \
+  extern const char name##_end[] __asm__("lowkey_" #name "_end");     \
   }
 
 #define LOWKEY_EMBEDDED(name) \
@@ -41,9 +44,13 @@ LOWKEY_EMBED(plotly_gz, "plotly.min.js.gz")
 
 namespace lowkey {
 
-std::string_view page_template() { return LOWKEY_EMBEDDED(page_html); }
+std::string_view page_template() {
+  return LOWKEY_EMBEDDED(page_html);
+}
 
-std::string_view page_style() { return LOWKEY_EMBEDDED(style_css); }
+std::string_view page_style() {
+  return LOWKEY_EMBEDDED(style_css);
+}
 
 std::span<const EmbeddedFile> page_scripts() {
   static const std::array kScripts = {

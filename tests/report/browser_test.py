@@ -120,7 +120,9 @@ class Pages:
         """The page of `data`: it must have drawn everything, complained of nothing and asked for nothing."""
         source, page, picture = (self.folder / name for name in ("data.json", "page.html", "page.png"))
         source.write_text(json.dumps(data))
-        done = subprocess.run([self.write_report, kind, str(source), str(page)], stdout=subprocess.PIPE, text=True, check=False)
+        done = subprocess.run(
+            [self.write_report, kind, str(source), str(page)], stdout=subprocess.PIPE, text=True, check=False
+        )
         if done.returncode == SKIPPED:
             skip(done.stdout.strip())
         assert done.returncode == 0, f"write_report: status {done.returncode}"
@@ -218,8 +220,18 @@ def check_sparse(pages: Pages) -> None:
     for name in ("probe", "sensitivity", "pruned", "groups", "surrogate", "trials", "engine"):
         del report[name]
     report["use"][0]["point"] = None
+    for point in report["front"]["points"] + report["front"]["references"]:
+        for name in (
+            "kl_heldout",
+            "kl_heldout_ci",
+            "ppl_heldout",
+            "ppl_delta_percent_heldout",
+            "top1_agreement_heldout",
+        ):
+            point[name] = 0
     dom, _ = pages.open("tune", report)
     assert "No point of the front keeps this promise" in dom.words()
+    assert "perplexity on the calibration text" in dom.words()
 
     report["probe"] = {"lowkey_probe": 1, "model": "m", "tokens": 1, "queries": 1, "candidates": [], "layers": []}
     report["front"]["points"] = report["point_layers"] = []
@@ -233,7 +245,10 @@ def check_that_checks_fail(pages: Pages) -> None:
     """A page that throws, fetches or prints is noticed: else the checks above would mean nothing."""
     for script, noticed in (
         ("null.x", lambda opened: "data-errors" in Dom(opened.dom).root()),
-        ("document.body.append(Object.assign(new Image(), {src: 'http://127.0.0.1:9/x'}))", lambda opened: opened.requests),
+        (
+            "document.body.append(Object.assign(new Image(), {src: 'http://127.0.0.1:9/x'}))",
+            lambda opened: opened.requests,
+        ),
         ("console.error('oh')", lambda opened: opened.console),
     ):
         page = pages.folder / "broken.html"

@@ -26,8 +26,9 @@ using testing::StartsWith;
 constexpr std::string_view kAnyPlotly = "\x1f\x8b not opened here";
 
 Json small_report() {
-  const Json point = {{"recipe", "kivi-4:r32+i1"}, {"code_bits", 4.0}, {"stored_bits", 5.1},
-                      {"kl", 0.0042},              {"kl_ci", 0.0004},  {"kl_heldout", 0.005}};
+  const Json point = {{"recipe", "kivi-4:r32+i1"}, {"code_bits", 4.0},
+                      {"stored_bits", 5.1},        {"kl", 0.0042},
+                      {"kl_ci", 0.0004},           {"kl_heldout", 0.005}};
   return {
       {"lowkey_report", 1},
       {"title", "model.gguf"},
@@ -115,7 +116,11 @@ TEST(Page, WhatIsPutInIsNotLookedAtAgain) {
 }
 
 TEST(Page, WithoutPlotlyThereIsNoPage) {
-  EXPECT_THAT(error_of([] { make_page({"title", "{}", ""}); }, ErrorCode::kUnsupported),
+  EXPECT_THAT(error_of(
+                  [] {
+                    make_page({"title", "{}", ""});
+                  },
+                  ErrorCode::kUnsupported),
               AllOf(HasSubstr("plotly.js"), HasSubstr("./dev setup"), Not(HasSubstr("\n"))));
 }
 
@@ -174,9 +179,8 @@ TEST(Reports, OtherTextIsRefused) {
   EXPECT_EQ(refusal("{}"), "report: its data has no 'lowkey_report': another kind of file?");
   EXPECT_EQ(refusal(small_probe().dump()),
             "report: its data has no 'lowkey_report': another kind of file?");
-  EXPECT_EQ(
-      error_of([] { probe_report_html(small_report().dump()); }, ErrorCode::kInvalidArgument),
-      "report: its data has no 'lowkey_probe': another kind of file?");
+  EXPECT_EQ(error_of([] { probe_report_html(small_report().dump()); }, ErrorCode::kInvalidArgument),
+            "report: its data has no 'lowkey_probe': another kind of file?");
 }
 
 TEST(Reports, FieldsThatThePageNeedsAreChecked) {
@@ -199,7 +203,8 @@ TEST(Reports, FieldsThatThePageNeedsAreChecked) {
       {"/use/0/point", 0.5, "report: 'use': point 0.5 of 1"},
       {"/probe", 1, "report: 'probe' is no object"},
       {"/probe", Json::object(), "report: its data has no 'lowkey_probe': another kind of file?"},
-      {"/probe", {{"lowkey_probe", 1}, {"model", "m"}, {"candidates", 1}},
+      {"/probe",
+       {{"lowkey_probe", 1}, {"model", "m"}, {"candidates", 1}},
        "report: 'candidates' is no list"},
   };
   for (const auto& c : cases) {

@@ -117,7 +117,9 @@ def probe_layer(layer: int, rng: random.Random) -> dict:
         "layer": layer,
         "candidates": candidates,
         "axes": [{"side": s, "axis": a, "bits": b, "error": e} for s, a, b, e in axes],
-        "axes_output": [{"side": s, "axis": a, "bits": b, "e_o": e * (0.7 if s == "k" else 0.4)} for s, a, b, e in axes],
+        "axes_output": [
+            {"side": s, "axis": a, "bits": b, "e_o": e * (0.7 if s == "k" else 0.4)} for s, a, b, e in axes
+        ],
         "score_noise": [
             {"bits": bits, "predicted": error(bits, 0.4), "measured": error(bits, 0.4) * rng.uniform(0.8, 1.6)}
             for bits in BITS
@@ -135,7 +137,9 @@ def sample_probe(model: str = "SmolLM2-135M-Instruct.Q4_1.gguf") -> dict:
     rng = random.Random(5)
     depth = []
     for recipe, scale in (("kivi-8:r32+i1", 0.002), ("kivi-4:r32+i1", 0.02), ("kivi-2:r32+i1", 0.09)):
-        depth.append({"recipe": recipe, "relative_error": [scale * math.sqrt(layer) for layer in range(NUM_LAYERS + 1)]})
+        depth.append(
+            {"recipe": recipe, "relative_error": [scale * math.sqrt(layer) for layer in range(NUM_LAYERS + 1)]}
+        )
     tokens = ["<|im_start|>", "system", "\n", " sky", " blue", " the", " Rayleigh", ".", " because", " light"]
     shift = []
     for layer, head in ((8, 2), (17, 5), (23, 0)):
@@ -145,7 +149,9 @@ def sample_probe(model: str = "SmolLM2-135M-Instruct.Q4_1.gguf") -> dict:
             noisy = [p * math.exp(rng.gauss(0, 2.0 ** (1 - bits / 2))) for p in exact]
             scores[str(bits)] = [p / sum(noisy) for p in noisy]
         positions = [0, 1, 5, 40, 41, 50, 77, 80, 90, 95]
-        shift.append({"layer": layer, "head": head, "query": 120, "tokens": tokens, "positions": positions, "scores": scores})
+        shift.append(
+            {"layer": layer, "head": head, "query": 120, "tokens": tokens, "positions": positions, "scores": scores}
+        )
     return {
         "lowkey_probe": 1,
         "model": model,
@@ -198,7 +204,8 @@ def sample_report(title: str = "SmolLM2-135M-Instruct.Q4_1.gguf") -> dict:
         code_bits = min(8, max(2, base["code_bits"] + rng.gauss(0.1, 0.3)))
         trials.append({"kind": "search", "code_bits": code_bits, "stored_bits": code_bits + STORED_EXTRA, "kl": kl})
     trials += [
-        {"kind": "reference", "code_bits": p["code_bits"], "stored_bits": p["stored_bits"], "kl": p["kl"]} for p in references
+        {"kind": "reference", "code_bits": p["code_bits"], "stored_bits": p["stored_bits"], "kl": p["kl"]}
+        for p in references
     ]
     sensitivity = []
     for layer, (k, v) in itertools.product(range(NUM_LAYERS), CANDIDATES):
@@ -223,7 +230,12 @@ def sample_report(title: str = "SmolLM2-135M-Instruct.Q4_1.gguf") -> dict:
         return min(i for i, p in enumerate(points) if p["ppl_delta_percent_heldout"] <= percent)
 
     use = [
-        {"need": need, "what": what, "point": cheapest(percent), "command": f"lowkey run MODEL --kv front.json --quality {need}"}
+        {
+            "need": need,
+            "what": what,
+            "point": cheapest(percent),
+            "command": f"lowkey run MODEL --kv front.json --quality {need}",
+        }
         for need, what, percent in (
             ("lossless", "perplexity within 0.5%, KL at most 0.01", 0.5),
             ("balanced", "perplexity within 2%", 2.0),
@@ -241,7 +253,14 @@ def sample_report(title: str = "SmolLM2-135M-Instruct.Q4_1.gguf") -> dict:
         "calibration": {"documents": 12, "scored_tokens": 2048},
         "heldout": {"documents": 6, "scored_tokens": 2048},
         "reference": {"ppl": 15.2, "ppl_heldout": 17.9},
-        "front": {"model": title, "model_sha256": "0" * 64, "command": command, "ctx": 1024, "points": points, "references": references},
+        "front": {
+            "model": title,
+            "model_sha256": "0" * 64,
+            "command": command,
+            "ctx": 1024,
+            "points": points,
+            "references": references,
+        },
         "point_layers": [[list(pair) for pair in pairs] for pairs in paths],
         "use": use,
         "trials": trials,

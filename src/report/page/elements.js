@@ -38,7 +38,8 @@ function table(columns, rows, {caption, rowClass} = {}) {
   const kind = (column) => column.kind || "";
   return element("div", {class: "scroll"}, element("table", {},
     caption ? element("caption", {}, caption) : null,
-    element("thead", {}, element("tr", {}, columns.map((column) => element("th", {class: kind(column), scope: "col"}, column.name)))),
+    element("thead", {}, element("tr", {}, columns.map((column) =>
+      element("th", {class: kind(column), scope: "col"}, column.name)))),
     element("tbody", {}, rows.map((row) => element("tr", {class: rowClass ? rowClass(row) : null},
       columns.map((column) => element("td", {class: kind(column)}, column.cell(row))))))));
 }

@@ -9,20 +9,22 @@ function headlinePoint(report) {
   return points[use ? use.point : Math.floor(points.length / 2)];
 }
 
-function perplexityChange(point) {
-  return isNumber(point.ppl_delta_percent_heldout) ? point.ppl_delta_percent_heldout : point.ppl_delta_percent;
-}
-
 function costInWords(percent) {
   if (!isNumber(percent)) return "";
   if (Math.abs(percent) < 0.05) return "leave perplexity as it is";
-  return percent > 0 ? `cost ${fixed(percent, percent < 10 ? 1 : 0)}% perplexity` : `lower perplexity by ${fixed(-percent, 1)}%`;
+  return percent > 0 ? `cost ${fixed(percent, percent < 10 ? 1 : 0)}% ` +
+    `perplexity` : `lower perplexity by ${fixed(-percent, 1)}%`;
+}
+
+function textOf(point) {
+  return hasHeldout(point) ? "held‑out text" : "the calibration text";
 }
 
 function headlineSentence(report) {
   const point = headlinePoint(report);
   if (!point) return "No recipe was measured: the front is empty.";
-  return `${fixed(point.code_bits, 2)} code bits per number ${costInWords(perplexityChange(point))} on held‑out text; ` +
+  return `${fixed(point.code_bits, 2)} code bits per number ${costInWords(perplexityChange(point))} on ` +
+    `${textOf(point)}; ` +
     `the cache is ${timesSmaller(point.stored_bits)} smaller than at 16 bits.`;
 }
 
@@ -56,15 +58,16 @@ function needCard(report, use) {
   const card = element("div", {class: point ? "card" : "card none"},
     element("h3", {}, use.need), element("div", {class: "promise"}, use.what));
   if (!point) {
-    card.append(element("p", {}, "No point of the front keeps this promise: stay with more bits, or let the search try more of them."));
+    card.append(element("p", {}, "No point of the front keeps this promise: stay with more bits, or let the search " +
+      "try more of them."));
     return card;
   }
   card.style.setProperty("--need", needColor(report, use.need, currentTheme()));
   card.append(element("dl", {class: "facts"},
     [fact("code bits per number", fixed(point.code_bits, 2)),
       fact("smaller than 16 bits", timesSmaller(point.stored_bits)),
-      fact("perplexity, held out", change(perplexityChange(point))),
-      fact("KL, held out", small(isNumber(point.kl_heldout) ? point.kl_heldout : point.kl))]
+      fact(`perplexity, ${textOf(point)}`, change(perplexityChange(point))),
+      fact(`KL, ${textOf(point)}`, small(klOf(point)))]
       .map((pair) => element("div", {}, pair))));
   if (use.command) card.append(command(use.command));
   return card;

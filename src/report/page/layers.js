@@ -13,6 +13,7 @@ function describeBits(report, side, theme, width) {
   const rows = report.point_layers;
   const layers = rows[0].length;
   const bits = rows.map((row) => row.map((pair) => pair[side]));
+  const layerNames = bits[0].map((unused, layer) => String(layer));
   const roomForNumbers = (width - 60) / layers >= 15;
   const names = report.front.points.map((point, i) => `${i + 1}: ${fixed(point.code_bits, 2)}`);
   return {
@@ -34,7 +35,7 @@ function describeBits(report, side, theme, width) {
     }],
     layout: {
       margin: {l: 62, r: 4, t: 6, b: 40},
-      xaxis: axis(theme, "layer", {showgrid: false, ...someTicks(bits[0].map((unused, layer) => String(layer)), roomFor(width))}),
+      xaxis: axis(theme, "layer", {showgrid: false, ...someTicks(layerNames, roomFor(width))}),
       yaxis: axis(theme, "", {showgrid: false, autorange: "reversed", ...someTicks(names, 60)}),
     },
   };
@@ -49,8 +50,10 @@ function fillLayers(section, report) {
     swatch.style.background = theme.bits[bits];
     return element("span", {}, swatch, `${bits} bits`);
   })));
-  addFigure(section, "One row for each point of the front, named by its number and code bits; one column for each layer. Columns that stay " +
-    "blue from top to bottom are the layers that need their bits; where keys are bluer than values, keys matter more.", (figure) => {
+  addFigure(section, "One row for each point of the front, named by its number and code bits; one column for each " +
+    "layer. Columns that stay " +
+    "blue from top to bottom are the layers that need their bits; where keys are bluer than values, keys matter " +
+    "more.", (figure) => {
     ["keys", "values"].forEach((name, side) => {
       const [panel] = addPanels(figure, [name]);
       addPlot(panel, {

@@ -30,7 +30,8 @@ async function main() {
   else buildTune(data);
   addContents();
   document.getElementById("page").append(element("footer", {},
-    "Written by lowkey. This file holds everything it needs and asks no server. Plots are drawn with plotly.js (MIT licence, © Plotly, Inc.)."));
+    "Written by lowkey. This file holds everything it needs and asks no server. Plots are drawn with plotly.js " +
+    "(MIT licence, © Plotly, Inc.)."));
   try {
     await drawAll();
   } catch (error) {

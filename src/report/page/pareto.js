@@ -45,8 +45,9 @@ function bentAxis(theme, title, values) {
 function pointHover(title, point) {
   return [
     `<b>${plain(title)}</b>`,
-    `${fixed(point.code_bits, 2)} code bits, ${fixed(point.stored_bits, 2)} stored (${timesSmaller(point.stored_bits)} smaller)`,
-    isNumber(point.kl_heldout) ? `KL held out ${small(point.kl_heldout)} ± ${small(point.kl_heldout_ci)}` : null,
+    `${fixed(point.code_bits, 2)} code bits, ${fixed(point.stored_bits, 2)} stored ` +
+    `(${timesSmaller(point.stored_bits)} smaller)`,
+    hasHeldout(point) ? `KL held out ${small(point.kl_heldout)} ± ${small(point.kl_heldout_ci)}` : null,
     `KL calibration ${small(point.kl)} ± ${small(point.kl_ci)}`,
     `perplexity ${change(perplexityChange(point))}`,
     `<span style="font-family:monospace">${folded(point.recipe)}</span>`,
@@ -78,7 +79,8 @@ function paretoTraces(report, state, theme, width) {
     });
   }
   const names = referenceNames(report.front.references);
-  const references = report.front.references.map((point, i) => ({point, name: names[i]})).filter(({point}) => shown(point));
+  const references = report.front.references.map((point, i) => ({point, name: names[i]}))
+    .filter(({point}) => shown(point));
   traces.push({
     name: "the same bits everywhere",
     mode: "markers+text",
@@ -144,9 +146,10 @@ function describePareto(report, state, theme, width) {
       margin: {l: 62, r: 16, t: 12, b: 48},
       dragmode: kCanZoom ? "zoom" : false,
       showlegend: true,
-      xaxis: axis(theme, state.bits === "code_bits" ? "code bits per number" : `stored bits per number at ${integer(report.ctx)} tokens`,
+      xaxis: axis(theme, state.bits === "code_bits" ? "code bits per number" : `stored bits per number at ` +
+        `${integer(report.ctx)} tokens`,
         {range: [xLow - xSpace, xHigh + 1.6 * xSpace], dtick: 1, fixedrange: !kCanZoom}),
-      yaxis: {...(isPercent ? bentAxis(theme, field.title, values) : logAxis(theme, field.title, values)), fixedrange: !kCanZoom},
+      yaxis: {...(isPercent ? bentAxis : logAxis)(theme, field.title, values), fixedrange: !kCanZoom},
       annotations: needAnnotations(report, state, theme, width, drawn),
     },
   };
@@ -159,8 +162,7 @@ function chosenInAddress(name, options, otherwise) {
 }
 
 function fillPareto(section, report) {
-  const hasHeldout = report.front.points.some((point) => isNumber(point.kl_heldout) && point.kl_heldout > 0);
-  const losses = hasHeldout ? kLosses : kLosses.slice(1);
+  const losses = report.front.points.some(hasHeldout) ? kLosses : [kLosses[1]];
   const state = {
     bits: chosenInAddress("bits", kBits, "code_bits"),
     loss: chosenInAddress("loss", losses, losses[0][0]),
@@ -169,9 +171,12 @@ function fillPareto(section, report) {
   section.append(controls(
     choice("bits", kBits, state.bits, (value) => { state.bits = value; redraw(); }),
     choice("loss", losses, state.loss, (value) => { state.loss = value; redraw(); })));
-  addFigure(section, "Further down and to the left is better: less is lost with fewer bits. The front (blue) is what the search " +
-    "found; diamonds give all layers the same bits. Every mark was measured on the model, bars are 95% intervals; touch a point for its recipe. " +
-    `${kCanZoom ? "Drag to zoom in, double-click to come back. " : ""}The search looked at the calibration text alone, whose view also shows all it tried.`, (figure) => {
+  addFigure(section, "Further down and to the left is better: less is lost with fewer bits. The front (blue) is " +
+    "what the search " +
+    "found; diamonds give all layers the same bits. Every mark was measured on the model, bars are 95% intervals; " +
+    "touch a point for its recipe. " +
+    `${kCanZoom ? "Drag to zoom in, double-click to come back. " : ""}The search looked at the calibration text ` +
+    `alone, whose view also shows all it tried.`, (figure) => {
     redraw = addPlot(figure, {
       id: "pareto-plot",
       height: Math.min(520, Math.max(380, innerWidth * 0.5)),

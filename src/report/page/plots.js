@@ -46,7 +46,12 @@ function commonLayout(theme) {
     paper_bgcolor: "rgba(0,0,0,0)",
     plot_bgcolor: "rgba(0,0,0,0)",
     font: {family: kFont, size: 12.5, color: theme.ink},
-    hoverlabel: {bgcolor: theme.paper, bordercolor: theme.soft, font: {family: kFont, size: 12.5, color: theme.ink}, align: "left"},
+    hoverlabel: {
+      bgcolor: theme.paper,
+      bordercolor: theme.soft,
+      font: {family: kFont, size: 12.5, color: theme.ink},
+      align: "left",
+    },
     hovermode: "closest",
     dragmode: false,
     margin: {l: 54, r: 12, t: 12, b: 44},
@@ -116,11 +121,16 @@ function folded(text, width = 56) {
 function heatMap(theme, width, {columns, rows, values, hover, title = "", scaleTitle = ""}) {
   const positive = values.flat().filter((value) => isNumber(value) && value > 0);
   const log = Math.max(...positive) >= 10 * Math.min(...positive);
-  const scaled = values.map((row) => row.map((value) => (!isNumber(value) || (log && value <= 0) ? null : log ? Math.log10(value) : value)));
+  const scale = (value) => {
+    if (!isNumber(value) || (log && value <= 0)) return null;
+    return log ? Math.log10(value) : value;
+  };
+  const scaled = values.map((row) => row.map(scale));
   const known = scaled.flat().filter(isNumber);
   const low = known.length ? Math.min(...known) : 0;
   const high = known.length ? Math.max(...known) : 1;
-  const bar = {thickness: 10, outlinewidth: 0, tickfont: {color: theme.soft, size: 11}, title: {text: scaleTitle, side: "top", font: {size: 11, color: theme.soft}}};
+  const font = {color: theme.soft, size: 11};
+  const bar = {thickness: 10, outlinewidth: 0, tickfont: font, title: {text: scaleTitle, side: "top", font}};
   if (log) Object.assign(bar, logTicks(low, high));
   return {
     traces: [{
@@ -172,7 +182,8 @@ function someTicks(names, most) {
 // plotly.js lies in the page as gzip in base64: a third of its size. Nothing is fetched.
 async function loadPlotly() {
   if (typeof DecompressionStream === "undefined") {
-    throw new Error("this browser is too old to unpack the plots (it lacks DecompressionStream); the tables are complete");
+    throw new Error("this browser is too old to unpack the plots (it lacks DecompressionStream); the tables are " +
+      "complete");
   }
   const packed = document.getElementById("plotly");
   const raw = Uint8Array.from(atob(packed.textContent), (letter) => letter.charCodeAt(0));

@@ -5,7 +5,11 @@ const kShiftBits = ["16", "8", "4", "2"];
 
 function describeShift(shift, theme, width) {
   const wide = width >= 560;
-  const ticks = shift.tokens.map((token, i) => shorten(visibleToken(token), 14) + (wide && isNumber(shift.positions?.[i]) ? `\n${shift.positions[i]}` : ""));
+  const place = (i, before) => (isNumber(shift.positions?.[i]) ? `${before}${shift.positions[i]}` : "");
+  const names = shift.tokens.map((token) => plain(shorten(visibleToken(token), 14)));
+  const ticks = names.map((name, i) => name + (wide ? place(i, "<br>") : ""));
+  const hover = (b) => (token, i) =>
+    `“${plain(visibleToken(token))}”${place(i, " at ")}, keys at ${b} bits: ${share(shift.scores[b][i])}`;
   const bits = kShiftBits.filter((b) => list(shift.scores[b]).length);
   return {
     traces: bits.map((b) => ({
@@ -13,7 +17,7 @@ function describeShift(shift, theme, width) {
       name: `${b} bits`,
       x: shift.tokens.map((unused, i) => i),
       y: shift.scores[b],
-      text: shift.tokens.map((token, i) => `“${plain(visibleToken(token))}”${isNumber(shift.positions?.[i]) ? ` at ${shift.positions[i]}` : ""}, keys at ${b} bits: ${share(shift.scores[b][i])}`),
+      text: shift.tokens.map(hover(b)),
       textposition: "none",
       hovertemplate: "%{text}<extra></extra>",
       marker: {color: b === "16" ? theme.soft : theme.bits[b], line: {color: theme.soft, width: 0.5}},
@@ -23,7 +27,12 @@ function describeShift(shift, theme, width) {
       bargap: 0.25,
       showlegend: true,
       margin: {l: 54, r: 12, t: 12, b: 50},
-      xaxis: axis(theme, "", {showgrid: false, tickmode: "array", tickvals: ticks.map((unused, i) => i), ticktext: ticks.map((text) => plain(text).replace("\n", "<br>"))}),
+      xaxis: axis(theme, "", {
+        showgrid: false,
+        tickmode: "array",
+        tickvals: ticks.map((unused, i) => i),
+        ticktext: ticks,
+      }),
       yaxis: axis(theme, "attention weight", {tickformat: ".0%", rangemode: "tozero"}),
     },
   };
@@ -35,16 +44,20 @@ function fillProbeShift(section, probe) {
   let shown = 0;
   let redraw = () => {};
   section.append(element("h3", {}, "How attention shifts"), controls(select("seen by",
-    shifts.map((shift, i) => [i, `layer ${shift.layer}, head ${shift.head}, query ${shift.query}`]), 0, (i) => { shown = i; redraw(); })));
-  addFigure(section, "The tokens that matter most to one query (touch a bar for its place), and how much weight each gets with keys at 16, 8, 4 and 2 bits. Where the pale bars " +
+    shifts.map((shift, i) => [i, `layer ${shift.layer}, head ${shift.head}, query ` +
+      `${shift.query}`]), 0, (i) => { shown = i; redraw(); })));
+  addFigure(section, "The tokens that matter most to one query (touch a bar for its place), and how much weight " +
+    "each gets with keys at 16, 8, 4 and 2 bits. Where the pale bars " +
     "leave the grey ones, the model looks at the wrong token.", (figure) => {
-    redraw = addPlot(figure, {id: "probe-shift", height: 340, label: "Attention weights of key tokens at 16, 8, 4 and 2 bits", describe: (theme, width) => describeShift(shifts[shown], theme, width)});
+    redraw = addPlot(figure, {id: "probe-shift", height: 340, label: "Attention weights of key tokens at 16, 8, 4 " +
+      "and 2 bits", describe: (theme, width) => describeShift(shifts[shown], theme, width)});
   });
 }
 
 // One dot per head and a line through the layers' means.
 function describeSpread(probe, field, title, theme, asShare) {
-  const heads = probe.layers.flatMap((layer) => list(layer.heads).map((head, i) => ({layer: layer.layer, head: i, value: head[field]})));
+  const heads = probe.layers.flatMap((layer) =>
+    list(layer.heads).map((head, i) => ({layer: layer.layer, head: i, value: head[field]})));
   const show = asShare ? (value) => share(value) : (value) => fixed(value, 2);
   return {
     traces: [
@@ -78,11 +91,14 @@ function fillProbeAttention(section, probe) {
   fillProbeShift(section, probe);
   if (probe.layers.some((layer) => isNumber(layer.entropy))) {
     section.append(element("h3", {}, "How spread out attention is"));
-    addFigure(section, "Dots are heads, lines are the layers' means. Heads with low entropy look at few tokens: KVTuner's claim is that such heads, if what they look at " +
+    addFigure(section, "Dots are heads, lines are the layers' means. Heads with low entropy look at few tokens: " +
+      "KVTuner's claim is that such heads, if what they look at " +
       "moves about, are the ones that low bits hurt.", (figure) => {
       const panels = addPanels(figure, ["entropy", "share of the largest 5% of tokens"]);
-      addPlot(panels[0], {id: "probe-entropy", height: 280, label: "Entropy of attention by layer", describe: (theme) => describeSpread(probe, "entropy", "nats", theme, false)});
-      addPlot(panels[1], {id: "probe-top-share", height: 280, label: "Share of the largest tokens by layer", describe: (theme) => describeSpread(probe, "top_share", "", theme, true)});
+      addPlot(panels[0], {id: "probe-entropy", height: 280, label: "Entropy of attention by layer",
+        describe: (theme) => describeSpread(probe, "entropy", "nats", theme, false)});
+      addPlot(panels[1], {id: "probe-top-share", height: 280, label: "Share of the largest tokens by layer",
+        describe: (theme) => describeSpread(probe, "top_share", "", theme, true)});
     });
   }
   fillPivots(section, probe);
@@ -92,12 +108,14 @@ function fillPivots(section, probe) {
   const pivots = list(probe.pivots);
   section.append(element("h3", {}, "Pivot tokens"));
   if (!pivots.length) {
-    section.append(element("p", {class: "intro"}, "None was found: no activation stands out by orders of magnitude."));
+    section.append(element("p", {class: "intro"}, "None was found: no activation stands out by orders of " +
+      "magnitude."));
     return;
   }
   const most = 40;
   section.append(
-    element("p", {class: "intro"}, "Tokens with massive activations in a few channels. Attention rests on them; keeping the first tokens exact (+i1) protects those at the start."),
+    element("p", {class: "intro"}, "Tokens with massive activations in a few channels. Attention rests on them; " +
+      "keeping the first tokens exact (+i1) protects those at the start."),
     table([
       {name: "token", kind: "text", cell: (pivot) => element("code", {}, visibleToken(pivot.token))},
       {name: "position", cell: (pivot) => integer(pivot.position)},

@@ -20,21 +20,26 @@ function fillProbeErrors(section, probe) {
   let metric = "e_o";
   let redraw = () => {};
   section.append(
-    element("p", {class: "intro"}, `Measured on ${count(probe.tokens, "token")} with ${count(probe.queries, "query", "queries")}, each layer by itself: what it reads is exact, so nothing adds up from layer to layer.`),
+    element("p", {class: "intro"}, `Measured on ${count(probe.tokens, "token")} with ` +
+      `${count(probe.queries, "query", "queries")}, each layer by itself: what it reads is exact, so nothing adds ` +
+      `up from layer to layer.`),
     controls(choice("error", kErrors, metric, (value) => { metric = value; redraw(); })));
-  addFigure(section, "The more a cell stands out, the larger the error. Rows are ways to store a layer, columns are layers. A row that stays " +
+  addFigure(section, "The more a cell stands out, the larger the error. Rows are ways to store a layer, columns " +
+    "are layers. A row that stays " +
     "faint can be used everywhere; a column that stands out is a layer that needs more bits.", (figure) => {
     redraw = addPlot(figure, {
       id: "probe-errors",
       height: 80 + probe.candidates.length * 26,
       label: "Error by layer and candidate",
       describe: (theme, width) => {
-        const values = probe.candidates.map((label) => probe.layers.map((layer) => probeCandidate(layer, label)?.[metric] ?? null));
+        const values = probe.candidates.map((label) =>
+          probe.layers.map((layer) => probeCandidate(layer, label)?.[metric] ?? null));
         return heatMap(theme, width, {
           columns: probeLayerNames(probe),
           rows: probe.candidates,
           values,
-          hover: (row, column) => `layer ${plain(probe.layers[column].layer)}, ${plain(probe.candidates[row])}<br>${metric} ${small(values[row][column])}`,
+          hover: (row, column) => `layer ${plain(probe.layers[column].layer)}, ` +
+            `${plain(probe.candidates[row])}<br>${metric} ${small(values[row][column])}`,
           title: "layer",
           scaleTitle: metric,
         });
@@ -54,31 +59,42 @@ function fillProbeMeans(section, probe) {
     ...["e_k", "e_v", "e_a", "e_o"].map((field) => column(field, field, small)),
     ...[["bias_k", "keys"], ["bias_score", "scores"], ["bias_o", "output"]].map(([field, name]) =>
       column(field, `bias of ${name}`, (value) => (isNumber(value) ? `${signed(value * 100, 3)}%` : kNothing))),
-  ], probe.candidates, {caption: "Means over all layers. A bias is the mean signed error as a share of the mean size: near zero, errors cancel out."}));
+  ], probe.candidates, {caption: "Means over all layers. A bias is the mean signed error as a share of the mean " +
+    "size: near zero, errors cancel out."}));
 }
 
 function fillProbeHeads(section, probe) {
-  const most = Math.max(0, ...probe.layers.flatMap((layer) => list(layer.candidates).map((candidate) => list(candidate.heads).length)));
+  const candidates = probe.layers.flatMap((layer) => list(layer.candidates));
+  const most = Math.max(0, ...candidates.map((candidate) => list(candidate.heads).length));
   if (!most) return;
   const state = {metric: "e_o", label: probe.candidates[probe.candidates.length - 1]};
   let redraw = () => {};
   section.append(element("h3", {}, "Head by head"),
     controls(
-      select("stored as", probe.candidates.map((label) => [label, label]), state.label, (label) => { state.label = label; redraw(); }),
-      choice("head error", kErrors.filter(([field]) => field !== "e_v"), state.metric, (value) => { state.metric = value; redraw(); })));
-  addFigure(section, "Columns are layers, rows are query heads. Single cells that stand out are heads that look for few tokens, and lose them.", (figure) => {
+      select("stored as", probe.candidates.map((label) => [label, label]), state.label, (label) => {
+        state.label = label;
+        redraw();
+      }),
+      choice("head error", kErrors.filter(([field]) => field !== "e_v"), state.metric, (value) => {
+        state.metric = value;
+        redraw();
+      })));
+  addFigure(section, "Columns are layers, rows are query heads. Single cells that stand out are heads that look " +
+    "for few tokens, and lose them.", (figure) => {
     redraw = addPlot(figure, {
       id: "probe-heads",
       height: 74 + most * 18,
       label: "Error by layer and head",
       describe: (theme, width) => {
         const heads = Array.from({length: most}, (unused, head) => head);
-        const values = heads.map((head) => probe.layers.map((layer) => list(probeCandidate(layer, state.label)?.heads)[head]?.[state.metric] ?? null));
+        const headsOf = (layer) => list(probeCandidate(layer, state.label)?.heads);
+        const values = heads.map((head) => probe.layers.map((layer) => headsOf(layer)[head]?.[state.metric] ?? null));
         return heatMap(theme, width, {
           columns: probeLayerNames(probe),
           rows: heads.map(String),
           values,
-          hover: (row, column) => `layer ${plain(probe.layers[column].layer)}, head ${row}<br>${state.metric} ${small(values[row][column])}`,
+          hover: (row, column) => `layer ${plain(probe.layers[column].layer)}, head ${row}<br>${state.metric} ` +
+            `${small(values[row][column])}`,
           title: "layer",
           scaleTitle: state.metric,
         });
@@ -93,12 +109,17 @@ function axisName([side, way]) {
   return `${side === "k" ? "keys" : "values"} ${way === "per_channel" ? "per channel" : "per token"}`;
 }
 
+function isOfAxis(entry, [side, way], bits) {
+  return entry.side === side && entry.axis === way && entry.bits === bits;
+}
+
 function describeAxisBars(probe, listName, field, title, theme) {
   const entries = probe.layers.flatMap((layer) => list(layer[listName]));
   const bits = unique(entries.map((entry) => entry.bits)).sort((a, b) => b - a);
   const values = kAxisPairs.map(([side, way]) => bits.map((b) =>
-    mean(entries.filter((entry) => entry.side === side && entry.axis === way && entry.bits === b).map((entry) => entry[field]))));
-  // Keys in one hue and values in another; per token hatched. Bars start at zero, so 8 bits are slivers: hence the numbers.
+    mean(entries.filter((entry) => isOfAxis(entry, [side, way], b)).map((entry) => entry[field]))));
+  // Keys in one hue and values in another; per token hatched. Bars start at zero, so 8 bits are slivers: hence the
+  // numbers.
   const looks = [[theme.series[0], ""], [theme.series[0], "/"], [theme.series[1], ""], [theme.series[1], "/"]];
   return {
     traces: kAxisPairs.map((pair, i) => ({
@@ -113,7 +134,10 @@ function describeAxisBars(probe, listName, field, title, theme) {
       constraintext: "none",
       cliponaxis: false,
       hovertemplate: `%{x}, ${axisName(pair)}: %{text}<extra></extra>`,
-      marker: {color: looks[i][0], pattern: {shape: looks[i][1], fillmode: "overlay", fgcolor: theme.paper, solidity: 0.35, size: 7}},
+      marker: {
+        color: looks[i][0],
+        pattern: {shape: looks[i][1], fillmode: "overlay", fgcolor: theme.paper, solidity: 0.35, size: 7},
+      },
     })),
     layout: {
       barmode: "group",
@@ -128,7 +152,7 @@ function describeAxisBars(probe, listName, field, title, theme) {
 function describeAxisLines(probe, theme) {
   const bits = Math.min(...probe.layers.flatMap((layer) => list(layer.axes).map((entry) => entry.bits)));
   const looks = [[theme.series[0], "solid"], [theme.series[0], "dot"], [theme.series[1], "solid"], [theme.series[1], "dot"]];
-  const errorOf = (layer, [side, way]) => list(layer.axes).find((entry) => entry.side === side && entry.axis === way && entry.bits === bits)?.error ?? null;
+  const errorOf = (layer, pair) => list(layer.axes).find((entry) => isOfAxis(entry, pair, bits))?.error ?? null;
   const traces = kAxisPairs.map((pair, i) => ({
     name: axisName(pair),
     mode: "lines",
@@ -150,16 +174,22 @@ function describeAxisLines(probe, theme) {
 function fillProbeAxes(section, probe) {
   if (!probe.layers.some((layer) => list(layer.axes).length)) return;
   section.append(element("h3", {}, "Per channel or per token"));
-  addFigure(section, "Mean over layers; lower is better. Keys have a few channels that are large in every token, so one scale per channel suits them; " +
-    "values have none, and one scale per token mixes the errors of many tokens less. Right: what each choice alone does to what attention returns.", (figure) => {
+  addFigure(section, "Mean over layers; lower is better. Keys have a few channels that are large in every token, " +
+    "so one scale per channel suits them; " +
+    "values have none, and one scale per token mixes the errors of many tokens less. Right: what each choice alone " +
+    "does to what attention returns.", (figure) => {
     const panels = addPanels(figure, ["error of the numbers themselves", "error of the attention output"]);
-    addPlot(panels[0], {id: "probe-axes", height: 320, label: "Relative error of keys and values per channel and per token",
+    addPlot(panels[0], {id: "probe-axes", height: 320, label: "Relative error of keys and values per channel and " +
+      "per token",
       describe: (theme) => describeAxisBars(probe, "axes", "error", "mean |x − x̂| / mean |x|", theme)});
-    addPlot(panels[1], {id: "probe-axes-output", height: 320, label: "Error of the attention output per channel and per token",
+    addPlot(panels[1], {id: "probe-axes-output", height: 320, label: "Error of the attention output per channel " +
+      "and per token",
       describe: (theme) => describeAxisBars(probe, "axes_output", "e_o", "e_o", theme)});
   });
-  addFigure(section, "The same at the fewest bits, layer by layer: solid lines are per channel, dotted ones per token.", (figure) => {
-    addPlot(figure, {id: "probe-axes-layers", height: 300, label: "Relative error by layer, per channel and per token",
+  addFigure(section, "The same at the fewest bits, layer by layer: solid lines are per channel, dotted ones per " +
+    "token.", (figure) => {
+    addPlot(figure, {id: "probe-axes-layers", height: 300, label: "Relative error by layer, per channel and per " +
+      "token",
       describe: (theme) => describeAxisLines(probe, theme)});
   });
 }

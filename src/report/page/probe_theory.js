@@ -17,7 +17,8 @@ function describeNoise(probe, theme) {
           mode: "markers",
           x: mine.map((entry) => entry.predicted),
           y: mine.map((entry) => entry.measured),
-          text: mine.map((entry) => `layer ${plain(entry.layer)}, ${b} bits: predicted ${small(entry.predicted)}, measured ${small(entry.measured)}`),
+          text: mine.map((entry) => `layer ${plain(entry.layer)}, ${b} bits: predicted ${small(entry.predicted)}, ` +
+            `measured ${small(entry.measured)}`),
           hovertemplate: "%{text}<extra></extra>",
           marker: {color: theme.series[i], symbol: kMarks[i], size: 8, line: {color: theme.paper, width: 0.5}},
         };
@@ -61,13 +62,15 @@ function describeAblation(probe, theme) {
   const windows = unique(entries.map((entry) => entry.residual_length)).sort((a, b) => a - b);
   const dashes = ["solid", "dash", "dot", "dashdot", "longdash"];
   const traces = bits.flatMap((b, i) => windows.map((window, w) => {
-    const mine = entries.filter((entry) => entry.bits === b && entry.residual_length === window).sort((x, y) => x.group_size - y.group_size);
+    const mine = entries.filter((entry) => entry.bits === b && entry.residual_length === window)
+      .sort((x, y) => x.group_size - y.group_size);
     return {
       name: `${b} bits, R ${window}`,
       mode: "lines+markers",
       x: mine.map((entry) => entry.stored_bits),
       y: mine.map((entry) => entry.e_o),
-      text: mine.map((entry) => `${b} bits, groups of ${entry.group_size}, R ${window}<br>${fixed(entry.stored_bits, 2)} stored bits, e_o ${small(entry.e_o)}`),
+      text: mine.map((entry) => `${b} bits, groups of ${entry.group_size}, R ` +
+        `${window}<br>${fixed(entry.stored_bits, 2)} stored bits, e_o ${small(entry.e_o)}`),
       hovertemplate: "%{text}<extra></extra>",
       line: {color: theme.series[i % theme.series.length], dash: dashes[w % dashes.length], width: 1.5},
       marker: {symbol: kMarks[w % kMarks.length], size: 8},
@@ -86,23 +89,30 @@ function describeAblation(probe, theme) {
 function fillProbeTheory(section, probe) {
   const hasNoise = probe.layers.some((layer) => list(layer.score_noise).length);
   if (hasNoise) {
-    addFigure(section, "Each mark is one layer. If rounding errors were independent and uniform, the error of a score q·k/√d would have the standard deviation " +
-      "√(Σ q²Δ² / 12d), and marks would lie on the dashed line. Above it, errors pull the same way; below it, the codes do better than rounding at random.", (figure) => {
-      addPlot(figure, {id: "probe-noise", height: 380, label: "Measured against predicted error of attention scores", describe: (theme) => describeNoise(probe, theme)});
+    addFigure(section, "Each mark is one layer. If rounding errors were independent and uniform, the error of a " +
+      "score q·k/√d would have the standard deviation " +
+      "√(Σ q²Δ² / 12d), and marks would lie on the dashed line. Above it, errors pull the same way; below it, the " +
+      "codes do better than rounding at random.", (figure) => {
+      addPlot(figure, {id: "probe-noise", height: 380, label: "Measured against predicted error of attention " +
+        "scores", describe: (theme) => describeNoise(probe, theme)});
     });
   }
   if (list(probe.depth).length) {
     section.append(element("h3", {}, "Growth with depth"));
-    addFigure(section, "The relative error of what flows from layer to layer when all layers are quantized at once. A steep line is a layer that makes errors larger; " +
+    addFigure(section, "The relative error of what flows from layer to layer when all layers are quantized at " +
+      "once. A steep line is a layer that makes errors larger; " +
       "a flat one passes them on.", (figure) => {
-      addPlot(figure, {id: "probe-depth", height: 340, label: "Relative error of the residual stream by layer", describe: (theme) => describeDepth(probe, theme)});
+      addPlot(figure, {id: "probe-depth", height: 340, label: "Relative error of the residual stream by layer",
+        describe: (theme) => describeDepth(probe, theme)});
     });
   }
   if (list(probe.ablation).length) {
     section.append(element("h3", {}, "Group size and window"));
-    addFigure(section, "G is how many numbers share a scale, R how many of the newest tokens stay exact. Along a line groups get smaller to the right; from line to " +
+    addFigure(section, "G is how many numbers share a scale, R how many of the newest tokens stay exact. Along a " +
+      "line groups get smaller to the right; from line to " +
       "line the window grows. Down and to the left is better.", (figure) => {
-      addPlot(figure, {id: "probe-ablation", height: 360, label: "Error against stored bits for group sizes and windows", describe: (theme) => describeAblation(probe, theme)});
+      addPlot(figure, {id: "probe-ablation", height: 360, label: "Error against stored bits for group sizes and " +
+        "windows", describe: (theme) => describeAblation(probe, theme)});
     });
   }
 }

@@ -17,7 +17,8 @@ function uniformRecipe(recipe) {
   const match = /^(?:\*=)?(kivi-)?(\d+)(?:\/(\d+))?((?::\w+)*)(?:\+i\d+)?$/.exec(recipe);
   if (!match) return null;
   const keys = Number(match[2]);
-  return {label: pairLabel(keys, Number(match[3] || keys)), kivi: Boolean(match[1]), options: match[4].slice(1).replace(/:/g, " ")};
+  const options = match[4].slice(1).replace(/:/g, " ");
+  return {label: pairLabel(keys, Number(match[3] || keys)), kivi: Boolean(match[1]), options};
 }
 
 // A name for each reference: as short as tells them apart.
@@ -40,6 +41,19 @@ function referenceNames(references) {
 // What is put before the text of a front's point: its use, else nothing.
 function usesOfPoint(report, index) {
   return list(report.use).filter((use) => use.point === index).map((use) => use.need);
+}
+
+// A front that was never measured on held-out text has zeros there.
+function hasHeldout(point) {
+  return point.ppl_heldout > 0 || point.kl_heldout > 0;
+}
+
+function klOf(point) {
+  return hasHeldout(point) ? point.kl_heldout : point.kl;
+}
+
+function perplexityChange(point) {
+  return hasHeldout(point) ? point.ppl_delta_percent_heldout : point.ppl_delta_percent;
 }
 
 function timesSmaller(storedBits) {

@@ -15,7 +15,8 @@ function describeSensitivity(entries, theme, width, from) {
     columns: layers.map(String),
     rows: candidates,
     values,
-    hover: (row, column) => `layer ${layers[column]}, ${plain(candidates[row])}<br>KL ${small(values[row][column])} (${plain(kDirections[from]?.caption ?? from)})`,
+    hover: (row, column) => `layer ${layers[column]}, ${plain(candidates[row])}<br>KL ` +
+      `${small(values[row][column])} (${plain(kDirections[from]?.caption ?? from)})`,
     title: "layer",
     scaleTitle: "KL",
   });
@@ -32,7 +33,8 @@ function swappedPair(candidates) {
       const swapped = bitsOfLabel(candidate);
       return swapped && swapped[0] === bits[1] && swapped[1] === bits[0];
     });
-    if (other && (!best || bits[0] - bits[1] > best.distance)) best = {lowValues: label, lowKeys: other, distance: bits[0] - bits[1]};
+    const distance = bits[0] - bits[1];
+    if (other && (!best || distance > best.distance)) best = {lowValues: label, lowKeys: other, distance};
   }
   return best;
 }
@@ -51,6 +53,7 @@ function describeSides(entries, pair, theme) {
       marker: {color, symbol, size: 7},
     };
   };
+  const shown = entries.filter((entry) => [pair.lowKeys, pair.lowValues].includes(entry.candidate));
   return {
     traces: [
       line(pair.lowKeys, `low keys (${plain(pair.lowKeys)})`, theme.series[0], "circle"),
@@ -59,7 +62,7 @@ function describeSides(entries, pair, theme) {
     layout: {
       showlegend: true,
       xaxis: axis(theme, "layer"),
-      yaxis: logAxis(theme, "KL to 16 bits (nats)", entries.filter((entry) => [pair.lowKeys, pair.lowValues].includes(entry.candidate)).map((entry) => entry.kl)),
+      yaxis: logAxis(theme, "KL to 16 bits (nats)", shown.map((entry) => entry.kl)),
     },
   };
 }
@@ -71,8 +74,10 @@ function fillSensitivity(section, report) {
     section.append(element("p", {class: "intro"}, "This run measured no single layers."));
     return;
   }
-  addFigure(section, "The more a cell stands out, the larger the loss. Rows are what one layer was stored as. With the others at 16 bits, a column that stands out is a " +
-    "layer that cannot do with less; with the others at low bits, a faint one wins back most when it alone gets more.", (figure) => {
+  addFigure(section, "The more a cell stands out, the larger the loss. Rows are what one layer was stored as. With " +
+    "the others at 16 bits, a column that stands out is a " +
+    "layer that cannot do with less; with the others at low bits, a faint one wins back most when it alone gets " +
+    "more.", (figure) => {
     const panels = addPanels(figure, directions.map((from) => kDirections[from]?.title ?? from));
     directions.forEach((from, i) => {
       addPlot(panels[i], {
@@ -86,7 +91,8 @@ function fillSensitivity(section, report) {
   const alone = entries.filter((entry) => entry.from === "16-bit");
   const pair = swappedPair(unique(alone.map((entry) => entry.candidate)));
   if (!pair) return;
-  addFigure(section, "Where the circles lie above the diamonds, this layer's keys need the bits more than its values do.", (figure) => {
+  addFigure(section, "Where the circles lie above the diamonds, this layer's keys need the bits more than its " +
+    "values do.", (figure) => {
     addPlot(figure, {
       id: "sensitivity-sides",
       height: 300,
@@ -103,11 +109,13 @@ function tags(labels, kind = "tag") {
 function fillSpace(section, report) {
   const pruned = list(report.pruned);
   const groups = list(report.groups);
-  const before = pruned.length ? Math.max(...pruned.map((entry) => list(entry.kept).length + list(entry.dropped).length)) : 0;
+  const before = Math.max(0, ...pruned.map((entry) => list(entry.kept).length + list(entry.dropped).length));
   const power = (counts) => powerOfTen(Math.round(counts.reduce((sum, n) => sum + Math.log10(Math.max(1, n)), 0)));
   if (groups.length && before) {
-    section.append(element("p", {}, `${count(before, "choice")} for each of ${count(pruned.length, "layer")} are about ${power(pruned.map(() => before))} recipes. ` +
-      `Choices that cost more and save nothing were dropped, and layers alike were put into ${count(groups.length, "group")}, which share one choice: ` +
+    section.append(element("p", {}, `${count(before, "choice")} for each of ${count(pruned.length, "layer")} are ` +
+      `about ${power(pruned.map(() => before))} recipes. ` +
+      `Choices that cost more and save nothing were dropped, and layers alike were put into ` +
+      `${count(groups.length, "group")}, which share one choice: ` +
       `about ${power(groups.map((group) => list(group.kept).length))} are left.`));
   }
   if (groups.length) {
@@ -132,8 +140,9 @@ function fillSpace(section, report) {
   }
   const surrogate = report.surrogate;
   if (surrogate && isNumber(surrogate.rank_correlation)) {
-    section.append(element("p", {}, `Adding up what single layers cost puts recipes into nearly the order that measuring them does: over ${count(surrogate.trials, "trial")} ` +
-      `the rank correlation is ${fixed(surrogate.rank_correlation, 3)}. That sum only proposes; every number on this page was measured.`
-      .replace("nearly the order", surrogate.rank_correlation >= 0.9 ? "nearly the order" : "roughly the order")));
+    const order = surrogate.rank_correlation >= 0.9 ? "nearly the order" : "only roughly the order";
+    section.append(element("p", {}, `Adding up what single layers cost puts recipes into ${order} that measuring them ` +
+      `does: over ${count(surrogate.trials, "trial")} the rank correlation is ${fixed(surrogate.rank_correlation, 3)}. ` +
+      "That sum only proposes; every number on this page was measured."));
   }
 }
