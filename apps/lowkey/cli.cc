@@ -106,17 +106,17 @@ void add_run(CLI::App& run, RunOptions& options) {
   run.add_option("-f,--file", options.prompt_file, "the prompt from a file; - is standard input")
       ->type_name("FILE")
       ->excludes(prompt);
-  auto* kv = run.add_option("--kv", options.kv, "how K and V are stored; default 16")
-                 ->type_name("RECIPE");
+  auto* kv =
+      run.add_option("--kv", options.kv, "how K and V are stored; default 16")->type_name("RECIPE");
   auto* front = run.add_option("--front", options.front,
                                "with --quality: a front.json of lowkey tune, or its folder")
                     ->type_name("FILE");
-  auto* quality = add_parsed(run, "--quality", options.quality, parse_quality,
-                             "lossless, balanced or compact",
-                             "instead of --kv: the smallest of --front that is lossless (perplexity "
-                             "within 0.5%), balanced (2%), compact (5%)")
-                      ->type_name("NAME")
-                      ->excludes(kv);
+  auto* quality =
+      add_parsed(run, "--quality", options.quality, parse_quality, "lossless, balanced or compact",
+                 "instead of --kv: the smallest of --front that is lossless (perplexity "
+                 "within 0.5%), balanced (2%), compact (5%)")
+          ->type_name("NAME")
+          ->excludes(kv);
   front->needs(quality);
   add_weights(run, options.weights, "auto");
   add_count(run, "-n,--max-tokens", options.max_tokens,
@@ -373,8 +373,8 @@ std::string command_text(int argc, const char* const* argv) {
   std::string text;
   for (int i = 2; i < argc; ++i) {
     const std::string word = argv[i];
-    const bool plain = !word.empty() && word.find_first_of(" \t\n'\"*?$`\\;&|<>()[]{}!#~") ==
-                                            std::string::npos;
+    const bool plain =
+        !word.empty() && word.find_first_of(" \t\n'\"*?$`\\;&|<>()[]{}!#~") == std::string::npos;
     text += (i > 2 ? " " : "") + (plain ? word : "'" + word + "'");
   }
   return text;
@@ -423,8 +423,7 @@ int parse_and_call(int argc, const char* const* argv, const Verbs& verbs, std::o
   CLI::App& plan = *app.add_subcommand("plan", "how much memory a model needs, and what fits");
   CLI::App& inspect =
       *app.add_subcommand("inspect", "what a model, a tensor file or a recipe holds");
-  CLI::App& convert =
-      *app.add_subcommand("convert", "recipes from and to other projects' files");
+  CLI::App& convert = *app.add_subcommand("convert", "recipes from and to other projects' files");
   add_run(run, run_options);
   add_eval(eval, eval_options);
   add_bench(bench, bench_options);

@@ -20,7 +20,7 @@ CLI::Validator within(T least, T most) {
 
 // An option whose text `parse` reads (nothing: refused with what is `expected`).
 template <typename Target, typename Parse>
- CLI::Option* add_parsed(CLI::App& app, const std::string& name, Target& target, Parse parse,
+CLI::Option* add_parsed(CLI::App& app, const std::string& name, Target& target, Parse parse,
                         const std::string& expected, const std::string& description) {
   return app.add_option_function<std::string>(
       name,
@@ -35,7 +35,7 @@ template <typename Target, typename Parse>
 }
 
 template <typename Target>
- CLI::Option* add_count(CLI::App& app, const std::string& name, Target& target,
+CLI::Option* add_count(CLI::App& app, const std::string& name, Target& target,
                        const std::string& description, int64_t least = 1) {
   const auto parse = [least](const std::string& text) {
     const auto count = parse_count(text);
@@ -69,7 +69,7 @@ inline CLI::Option* add_model(CLI::App& app, std::string& target) {
 
 // Each --kv takes one recipe and may be given again.
 inline CLI::Option* add_recipes(CLI::App& app, std::vector<std::string>& target,
-                         const std::string& description) {
+                                const std::string& description) {
   return app.add_option("--kv", target, description)
       ->expected(1)
       ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
@@ -79,7 +79,7 @@ inline CLI::Option* add_recipes(CLI::App& app, std::vector<std::string>& target,
 
 // "128,4k", and given again: more of them.
 inline CLI::Option* add_counts(CLI::App& app, const std::string& name, std::vector<int64_t>& target,
-                        const std::string& description) {
+                               const std::string& description) {
   return app
       .add_option_function<std::vector<std::string>>(
           name,

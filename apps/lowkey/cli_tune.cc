@@ -74,8 +74,8 @@ void add_tune(CLI::App& tune, TuneVerbOptions& options) {
             "answered examples before each question of --gsm8k; default 4", 0)
       ->needs(examples);
   tune.add_flag("--as-chat", options.as_chat, "those examples as turns of a chat")->needs(examples);
-  add_count(tune, "--tokens", options.tokens,
-            "to calibrate on, and as many held out; default 2048", 64);
+  add_count(tune, "--tokens", options.tokens, "to calibrate on, and as many held out; default 2048",
+            64);
   add_count(tune, "-c,--ctx", options.ctx,
             "tokens of a document at most, and where stored bits are counted; default 1024", 64);
 
@@ -90,7 +90,8 @@ void add_tune(CLI::App& tune, TuneVerbOptions& options) {
       ->type_name("LIST");
   add_count(tune, "--intact", options.intact_prefix,
             "first tokens of a sequence kept exact; default 1", 0);
-  tune.add_flag("!--no-prune", options.prune, "search all candidates, not each layer's front of e_o");
+  tune.add_flag("!--no-prune", options.prune,
+                "search all candidates, not each layer's front of e_o");
   tune.add_option("--eps", options.eps, "DBSCAN's radius, in units of e_o; default 0.05")
       ->check(within(0.0, 1e9))
       ->type_name("X");

@@ -158,9 +158,7 @@ class FrontPlan {
  private:
   bool fits(const Row& row) const { return row.need.total() <= memory_; }
 
-  std::string reference(const Row& row) const {
-    return reference_to(file_, front_, *row.point);
-  }
+  std::string reference(const Row& row) const { return reference_to(file_, front_, *row.point); }
 
   std::string choice_text() const {
     return fmt::format("{:.2f} code bits lose least of what fits: {}", chosen_->point->code_bits,
@@ -169,9 +167,8 @@ class FrontPlan {
 
   // What the smallest point has room for.
   std::string refusal_text() const {
-    std::string out = fmt::format(
-        "None fits: the smallest, {:.2f} code bits, needs {}.\n", smallest_->point->code_bits,
-        bytes_text(smallest_->need.total()));
+    std::string out = fmt::format("None fits: the smallest, {:.2f} code bits, needs {}.\n",
+                                  smallest_->point->code_bits, bytes_text(smallest_->need.total()));
     const int64_t ctx = smallest_->plan.longest_ctx(memory_, options_.batch);
     const int64_t batch = smallest_->plan.largest_batch(memory_, ctx_);
     if (ctx == 0 && batch == 0) {
@@ -197,7 +194,9 @@ class FrontPlan {
                  {"max ctx", kRight},
                  {"max batch", kRight}});
     for (const Row& row : rows_) {
-      table.add_row({&row == chosen_ ? "->" : fits(row) ? "" : "no",
+      table.add_row({&row == chosen_ ? "->"
+                     : fits(row)     ? ""
+                                     : "no",
                      fmt::format("{:.2f}", code_bits(row.plan.recipe())),
                      fmt::format("{:.2f}", stored_bits(row.plan.recipe(), ctx_)),
                      bytes_text(row.need.kv.total()), bytes_text(row.need.total()),
@@ -219,12 +218,11 @@ class FrontPlan {
     for (const LayerRun& run : layer_runs(chosen_->plan.recipe(), ctx_, options_.batch)) {
       const ResolvedLayer& layer = *run.layer;
       const auto layers = static_cast<int64_t>(run.last - run.first + 1);
-      table.add_row({layers == 1 ? fmt::format("{}", run.first)
-                                 : fmt::format("{}-{}", run.first, run.last),
-                     heads_text(layer, &HeadRecipe::k), heads_text(layer, &HeadRecipe::v),
-                     window_text(layer.heads[0], layer.residual_length, layer.window),
-                     with_separators(run.each.total()),
-                     with_separators(layers * run.each.total())});
+      table.add_row(
+          {layers == 1 ? fmt::format("{}", run.first) : fmt::format("{}-{}", run.first, run.last),
+           heads_text(layer, &HeadRecipe::k), heads_text(layer, &HeadRecipe::v),
+           window_text(layer.heads[0], layer.residual_length, layer.window),
+           with_separators(run.each.total()), with_separators(layers * run.each.total())});
     }
     table.add_row({"all", "", "", "", "", with_separators(chosen_->need.kv.total())});
     return table.text(terminal);

@@ -54,7 +54,8 @@ std::vector<LayerCandidate> candidates_of(const TuneVerbOptions& flags) {
 
 // The papers' uniform recipes in the search's own mode, and the other mode's for comparison.
 std::vector<std::string> references_of(const TuneVerbOptions& flags) {
-  const std::string suffix = flags.intact_prefix > 0 ? fmt::format("+i{}", flags.intact_prefix) : "";
+  const std::string suffix =
+      flags.intact_prefix > 0 ? fmt::format("+i{}", flags.intact_prefix) : "";
   const bool kivi = flags.mode != "per-token";
   std::vector<std::string> references;
   const auto add = [&](bool as_kivi, std::initializer_list<const char*> pairs) {
@@ -75,8 +76,7 @@ tune::TuneOptions tune_options(const TuneVerbOptions& flags) {
   options.intact_prefix = static_cast<int32_t>(flags.intact_prefix);
   options.prune = flags.prune;
   options.cluster = {flags.eps, static_cast<int32_t>(flags.min_samples)};
-  options.granularity =
-      flags.by == "group" ? tune::Granularity::kGroup : tune::Granularity::kLayer;
+  options.granularity = flags.by == "group" ? tune::Granularity::kGroup : tune::Granularity::kLayer;
   options.cost = flags.cost == "stored" ? tune::CostKind::kStoredBits : tune::CostKind::kCodeBits;
   options.loss = flags.loss == "ppl"    ? tune::LossKind::kPerplexity
                  : flags.loss == "task" ? tune::LossKind::kTask
@@ -133,29 +133,16 @@ Conversation conversation_from(const nlohmann::json& json) {
 // Answered examples in front of a question and its own answer: chain-of-thought as the papers
 // calibrate with, one document per question.
 std::vector<Conversation> example_conversations(const TuneVerbOptions& flags) {
-  const std::vector<TaskItem> items = read_task_file(*flags.examples);
-  const auto shots = static_cast<size_t>(flags.few_shot);
-  if (items.size() < shots + 4) {
-    fail(ErrorCode::kInvalidArgument,
-         "{}: {} examples, of which --few-shot takes {}: at least {} are needed", *flags.examples,
-         items.size(), shots, shots + 4);
-  }
+  const Task task = read_task(*flags.examples, fmt::format("{}", flags.few_shot));
   std::vector<Conversation> conversations;
-  for (size_t i = shots; i < items.size(); ++i) {
-    Conversation conversation{items[i].name, {}};
-    const auto add = [&](const TaskItem& item) {
-      for (const ChatMessage& message : item.messages) conversation.messages.push_back(message);
-      conversation.messages.push_back({"assistant", item.solution});
-    };
-    for (size_t shot = 0; shot < shots; ++shot) add(items[shot]);
-    add(items[i]);
-    if (!flags.as_chat) {  // the same in one plain turn
-      std::string text;
-      for (const ChatMessage& message : conversation.messages) {
-        text += fmt::format("{}: {}\n", message.role == "user" ? "Question" : "Answer",
-                            message.content);
-      }
-      conversation.messages = {{"plain", text}};
+  for (const TaskExample& asked : task.asked) {
+    Conversation conversation{fmt::format("{} {}", task.name, asked.line), {}};
+    if (flags.as_chat) {
+      conversation.messages = task_turns(task.shots, asked);
+      conversation.messages.push_back({"assistant", asked.worked});
+    } else {
+      conversation.messages = {
+          {tune::kPlainText, task_text(task.shots, asked) + " " + asked.worked}};
     }
     conversations.push_back(std::move(conversation));
   }
@@ -288,7 +275,8 @@ nlohmann::json all_settings(const TuneVerbOptions& flags, const tune::TuneOption
   settings["algorithm"] = flags.algorithm;
   settings["cost"] = flags.cost;
   settings["loss"] = flags.loss;
-  settings["task"] = flags.task ? nlohmann::json(sha256_hex(read_file(*flags.task))) : nlohmann::json();
+  settings["task"] =
+      flags.task ? nlohmann::json(sha256_hex(read_file(*flags.task))) : nlohmann::json();
   const auto bound = [](const std::optional<double>& value) {
     return value ? nlohmann::json(*value) : nlohmann::json();
   };
@@ -328,7 +316,8 @@ Probed probe_or_remember(Engine& engine, const CalibrationSets& sets,
     auto& errors = probed.e_o.emplace_back();
     for (const CandidateErrors& candidate : layer.candidates) errors.push_back(candidate.e_o);
   }
-  probed.json = probe_to_json(result, engine.file().path().filename().string(), engine.tokenizer());
+  probed.json =
+      probe_json(result, engine.file().path().filename().string(), engine.tokenizer()).dump();
   journal.append({{"e_o", probed.e_o}, {"probe", probed.json}});
   return probed;
 }
@@ -350,7 +339,8 @@ std::vector<Conversation> converse_or_remember(const TuneVerbOptions& flags, tun
   return conversations;
 }
 
-int work(const TuneVerbOptions& flags, const tune::CrewAddress& address, const tune::CrewOptions& crew) {
+int work(const TuneVerbOptions& flags, const tune::CrewAddress& address,
+         const tune::CrewOptions& crew) {
   ProgressBar bar;
   const auto store = tune::connect_tcp_store(address, false, kConnectTimeout);
   const auto beats = tune::connect_tcp_store(address, false, kConnectTimeout);
@@ -358,10 +348,10 @@ int work(const TuneVerbOptions& flags, const tune::CrewAddress& address, const t
   Engine engine(flags.model, {weight_storage(flags.weights), flags.threads, 0}, bar.callback());
   fmt::print(stderr, "rank {} of {}: waiting for the leader at {}:{}\n", address.rank,
              address.world_size, address.host, address.port);
-  const nlohmann::json task = nlohmann::json::parse(
-      tune::join_crew(*store, crew, machine_settings(engine, sha256)));
-  tune::Measurer measurer(engine, {documents_from(task.at("calibration")),
-                                   documents_from(task.at("heldout"))});
+  const nlohmann::json task =
+      nlohmann::json::parse(tune::join_crew(*store, crew, machine_settings(engine, sha256)));
+  tune::Measurer measurer(
+      engine, {documents_from(task.at("calibration")), documents_from(task.at("heldout"))});
   const int64_t done = tune::work_in_crew(
       *store, *beats, crew,
       [&](const tune::Job& job, const ProgressFn& progress) {
@@ -434,7 +424,7 @@ int tune_verb(const TuneVerbOptions& flags) {
   outcome.result.front.model_sha256 = sha256;
   outcome.result.front.command = fmt::format("lowkey tune {}", flags.command);
   outcome.model_argument = flags.model;
-  outcome.engine = describe_measuring(engine);
+  outcome.engine = describe_kernels(engine);
   outcome.calibration = size_of(sets.calibration);
   outcome.heldout = size_of(sets.heldout);
   outcome.probe_json = probed.json;

@@ -84,8 +84,8 @@ struct TuneVerbOptions {
   std::string out;               // a folder
   std::optional<double> budget;  // bits: which point of the front the closing lines are about
   // What is measured on; none of the three: conversations that the model has with itself.
-  std::vector<std::string> texts;     // files of plain text
-  std::vector<std::string> chats;     // JSONL: messages, or the user's turns
+  std::vector<std::string> texts;       // files of plain text
+  std::vector<std::string> chats;       // JSONL: messages, or the user's turns
   std::optional<std::string> examples;  // JSONL: question and answer (GSM8K's form)
   int64_t few_shot = 4;
   bool as_chat = false;
@@ -101,11 +101,11 @@ struct TuneVerbOptions {
   double eps = 0.05;
   int64_t min_samples = 2;
   // The search.
-  std::string by = "layer";           // layer, group
-  std::string algorithm = "nsga2";    // nsga2, moead
-  std::string cost = "code";          // code, stored
-  std::string loss = "kl";            // kl, ppl, task
-  std::optional<std::string> task;    // JSONL, for loss task
+  std::string by = "layer";         // layer, group
+  std::string algorithm = "nsga2";  // nsga2, moead
+  std::string cost = "code";        // code, stored
+  std::string loss = "kl";          // kl, ppl, task
+  std::optional<std::string> task;  // JSONL, for loss task
   std::optional<double> min_bits, max_bits, max_loss;
   int64_t trials = 96;
   uint64_t seed = 1;

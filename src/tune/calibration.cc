@@ -60,6 +60,9 @@ std::string plain_chat(const std::vector<ChatMessage>& messages, bool answer_nex
 
 std::vector<int32_t> encode(const Engine& engine, const std::vector<ChatMessage>& messages,
                             bool answer_next) {
+  if (messages.size() == 1 && messages[0].role == kPlainText) {
+    return engine.encode_text(messages[0].content);
+  }
   // No calibration depends on the day it is run: templates that print a date get this one.
   constexpr std::chrono::sys_days kDate = std::chrono::year{2025} / 1 / 1;
   return engine.has_chat_template() ? engine.encode_chat(messages, answer_next, kDate)

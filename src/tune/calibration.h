@@ -14,6 +14,9 @@
 
 namespace lowkey::tune {
 
+// The role of a conversation's only message when it is no conversation but a text to read.
+inline constexpr const char* kPlainText = "text";
+
 struct Conversation {
   std::string name;
   std::vector<ChatMessage> messages;  // user and assistant in turn, perhaps a system message first

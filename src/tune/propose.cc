@@ -24,11 +24,11 @@ constexpr double kMargin = 0.05;  // the ends of the front count for something t
 // What `point` adds to the area that `front` (ascending cost, descending loss) dominates.
 double gain(std::span<const CostLoss> front, const CostLoss& reference, const CostLoss& point) {
   if (point.cost >= reference.cost || point.loss >= reference.loss) return 0;
-  const auto after = std::upper_bound(
-      front.begin(), front.end(), point.cost,
-      [](double cost, const CostLoss& other) { return cost < other.cost; });
-  double ceiling = after == front.begin() ? reference.loss
-                                          : std::min(reference.loss, std::prev(after)->loss);
+  const auto after =
+      std::upper_bound(front.begin(), front.end(), point.cost,
+                       [](double cost, const CostLoss& other) { return cost < other.cost; });
+  double ceiling =
+      after == front.begin() ? reference.loss : std::min(reference.loss, std::prev(after)->loss);
   double area = 0;
   double from = point.cost;
   for (auto next = after; ceiling > point.loss; ++next) {
@@ -336,8 +336,7 @@ std::vector<Assignment> Proposer::choose(Pool& pool, std::vector<CostLoss> front
   return chosen;
 }
 
-std::vector<Assignment> Proposer::propose(const Surrogate& surrogate,
-                                          std::span<const Trial> trials,
+std::vector<Assignment> Proposer::propose(const Surrogate& surrogate, std::span<const Trial> trials,
                                           const std::set<Assignment>& measured, int32_t count,
                                           SplitMix64& rng) const {
   std::vector<CostLoss> points;

@@ -22,7 +22,8 @@ constexpr double kLogGammaSd = 0.3;
 constexpr std::array kNoises = {0.01, 0.02, 0.05, 0.1, 0.2, 0.4};
 constexpr double kUsualNoise = 0.05;
 // Tried for the factor: its standard deviation, and by what power a difference in all variables
-// lowers the kernel (exp(-decay * share of variables that differ)). What no kernel explains is this.
+// lowers the kernel (exp(-decay * share of variables that differ)). What no kernel explains is
+// this.
 constexpr std::array kFactorSds = {0.05, 0.15, 0.4};
 constexpr std::array kFactorDecays = {2.0, 6.0};
 constexpr double kFactorNoise = 0.02;
@@ -74,8 +75,8 @@ Surrogate::Surrogate(std::vector<std::vector<double>> prior, const SurrogateOpti
 
 double Surrogate::sum_of(std::span<const double> values,
                          std::span<const int32_t> assignment) const {
-  LOWKEY_CHECK(assignment.size() == prior_.size(), "{} choices for {} variables",
-               assignment.size(), prior_.size());
+  LOWKEY_CHECK(assignment.size() == prior_.size(), "{} choices for {} variables", assignment.size(),
+               prior_.size());
   double sum = 0;
   for (size_t i = 0; i < assignment.size(); ++i) {
     LOWKEY_DCHECK(assignment[i] >= 0 && static_cast<size_t>(assignment[i]) < prior_[i].size());
@@ -142,7 +143,8 @@ Surrogate::Sums Surrogate::fit_sums(std::span<const Trial> trials, double gamma,
     return sums;
   }
 
-  // The most probable shares that are not negative: one coordinate at a time, until all stand still.
+  // The most probable shares that are not negative: one coordinate at a time, until all stand
+  // still.
   for (double& share : sums.shares) share = std::max(share, 0.0);
   std::vector<std::vector<size_t>> users(alone_.size());
   for (size_t t = 0; t < n; ++t) {
@@ -251,7 +253,8 @@ double spearman(std::span<const double> a, std::span<const double> b) {
   const auto ranks_of = [](std::span<const double> values) {
     std::vector<size_t> order(values.size());
     std::iota(order.begin(), order.end(), size_t{0});
-    std::sort(order.begin(), order.end(), [&](size_t i, size_t j) { return values[i] < values[j]; });
+    std::sort(order.begin(), order.end(),
+              [&](size_t i, size_t j) { return values[i] < values[j]; });
     std::vector<double> ranks(values.size());
     for (size_t first = 0; first < order.size();) {
       size_t last = first;

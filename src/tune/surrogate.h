@@ -1,7 +1,7 @@
 #pragma once
-// A cheap guess at the loss of an assignment, from what its choices cost one at a time and from what
-// was measured since. It only proposes: nothing it says is ever published. Torch-free.
-// Const member functions may run concurrently.
+// A cheap guess at the loss of an assignment, from what its choices cost one at a time and from
+// what was measured since. It only proposes: nothing it says is ever published. Torch-free. Const
+// member functions may run concurrently.
 #include <cstdint>
 #include <span>
 #include <vector>
@@ -28,12 +28,13 @@ struct SurrogateOptions {
 // loss(x) = (sum over variables i of a[i][x[i]])^gamma, times a factor that is near 1 except beside
 // trials that the sum cannot explain.
 //   The prior of a is what each choice costs alone, to the power 1 / gamma, so that an assignment
-// with one perturbed variable is predicted as it was measured, whatever gamma is: 1 when errors add,
-// above 1 when they make each other worse, below 1 when they saturate. All of a are at least 0; that
-// a variable's dearer choice costs less loss is not forced, because on some layers it does not.
+// with one perturbed variable is predicted as it was measured, whatever gamma is: 1 when errors
+// add, above 1 when they make each other worse, below 1 when they saturate. All of a are at least
+// 0; that a variable's dearer choice costs less loss is not forced, because on some layers it does
+// not.
 //   fit() is the Gaussian posterior of a given the trials; gamma, a common scale of the prior and
-// the trials' own unexplained share are those that make the trials likeliest, with a mild preference
-// for 1, 1 and little. Errors count relative to a trial's loss.
+// the trials' own unexplained share are those that make the trials likeliest, with a mild
+// preference for 1, 1 and little. Errors count relative to a trial's loss.
 //   The factor is a Gaussian process on the log of what is left, with a kernel that falls with the
 // number of variables in which two assignments differ: variables whose errors interact.
 class Surrogate {
