@@ -111,7 +111,8 @@ std::vector<Assignment> evolve(
     }
     population.push_back(genes.genes(choices));
   }
-  population = make_algorithm(options, size, genes.variables.size(), next_seed()).evolve(population);
+  population =
+      make_algorithm(options, size, genes.variables.size(), next_seed()).evolve(population);
 
   std::vector<Assignment> result;
   std::set<Assignment> seen;

@@ -1,9 +1,9 @@
 #pragma once
-// What a long run has measured so far, in a file that survives being killed at any moment. A line per
-// record: JSON, a tab, 16 hexadecimal digits. They are the first of the SHA-256 of the line before's
-// digits and this line's JSON, so that a line that was changed, lost or moved is noticed. The first
-// line holds the settings under which the records are valid. `cut -f1` gives the JSON alone.
-// Torch-free. A Journal belongs to one thread.
+// What a long run has measured so far, in a file that survives being killed at any moment. A line
+// per record: JSON, a tab, 16 hexadecimal digits. They are the first of the SHA-256 of the line
+// before's digits and this line's JSON, so that a line that was changed, lost or moved is noticed.
+// The first line holds the settings under which the records are valid. `cut -f1` gives the JSON
+// alone. Torch-free. A Journal belongs to one thread.
 #include <cstddef>
 #include <filesystem>
 #include <nlohmann/json.hpp>
@@ -24,8 +24,8 @@ struct JournalContents {
   bool torn = false;       // the last line lacks its end, or is not what was written
 };
 
-// Throws Error kCorruptFile with source_name and line where the text is no journal or damaged before
-// its last line, kUnsupported for one of another version.
+// Throws Error kCorruptFile with source_name and line where the text is no journal or damaged
+// before its last line, kUnsupported for one of another version.
 JournalContents parse_journal(std::string_view text, const std::string& source_name);
 
 class Journal {

@@ -16,8 +16,8 @@ struct CostLoss {
 // a is no worse than b in both, and better in one.
 bool dominates(const CostLoss& a, const CostLoss& b);
 
-// Indices of the points that no other dominates, by ascending cost (so by descending loss). Of equal
-// points the first stays.
+// Indices of the points that no other dominates, by ascending cost (so by descending loss). Of
+// equal points the first stays.
 std::vector<size_t> pareto_front(std::span<const CostLoss> points);
 
 // The area between the points and `reference`: what lies at or beyond it in cost or loss adds

@@ -24,11 +24,11 @@ constexpr double kMargin = 0.05;  // the ends of the front count for something t
 // What `point` adds to the area that `front` (ascending cost, descending loss) dominates.
 double gain(std::span<const CostLoss> front, const CostLoss& reference, const CostLoss& point) {
   if (point.cost >= reference.cost || point.loss >= reference.loss) return 0;
-  const auto after = std::upper_bound(
-      front.begin(), front.end(), point.cost,
-      [](double cost, const CostLoss& other) { return cost < other.cost; });
-  double ceiling = after == front.begin() ? reference.loss
-                                          : std::min(reference.loss, std::prev(after)->loss);
+  const auto after =
+      std::upper_bound(front.begin(), front.end(), point.cost,
+                       [](double cost, const CostLoss& other) { return cost < other.cost; });
+  double ceiling =
+      after == front.begin() ? reference.loss : std::min(reference.loss, std::prev(after)->loss);
   double area = 0;
   double from = point.cost;
   for (auto next = after; ceiling > point.loss; ++next) {
@@ -90,7 +90,7 @@ Yardstick::Yardstick(const SearchSpace& space, const Surrogate& prior,
     most += high;
     worst_choices.push_back(worst_choice);
   }
-  worst = std::max(prior.predict_additive(worst_choices), prior.floor());
+  worst = std::max(prior.predict(worst_choices), prior.floor());
   slack_ = 1e-9 * std::max({std::abs(least), std::abs(most), 1e-300});
   low_cost_ = std::max(least, options.min_cost.value_or(least));
   high_cost_ = std::min(most, options.max_cost.value_or(most));
@@ -273,7 +273,8 @@ void Proposer::add_neighbours(const Surrogate& surrogate, const Assignment& from
     const int32_t rank = rank_[i][static_cast<size_t>(from[i])];
     for (int32_t step : {-1, 1}) {
       if (rank + step < 0 || rank + step >= static_cast<int32_t>(by_cost_[i].size())) continue;
-      const int32_t to = by_cost_[i][static_cast<size_t>(rank + step)];
+      const int32_t next_rank = rank + step;
+      const int32_t to = by_cost_[i][static_cast<size_t>(next_rank)];
       next[i] = to;
       pool.add(next);
       next[i] = from[i];
@@ -336,8 +337,7 @@ std::vector<Assignment> Proposer::choose(Pool& pool, std::vector<CostLoss> front
   return chosen;
 }
 
-std::vector<Assignment> Proposer::propose(const Surrogate& surrogate,
-                                          std::span<const Trial> trials,
+std::vector<Assignment> Proposer::propose(const Surrogate& surrogate, std::span<const Trial> trials,
                                           const std::set<Assignment>& measured, int32_t count,
                                           SplitMix64& rng) const {
   std::vector<CostLoss> points;

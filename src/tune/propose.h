@@ -12,8 +12,8 @@
 
 namespace lowkey::tune {
 
-// Cost and loss as the search weighs them: cost from 0 to 1 over the range that may be measured, and
-// the log of loss, so that every bit width counts alike, from 0 to 1 too.
+// Cost and loss as the search weighs them: cost from 0 to 1 over the range that may be measured,
+// and the log of loss, so that every bit width counts alike, from 0 to 1 too.
 class Yardstick {
  public:
   // Throws Error kInvalidArgument for bounds that nothing fits.

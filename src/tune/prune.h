@@ -1,6 +1,6 @@
 #pragma once
-// Intra-layer pruning (arXiv 2502.04420, section 4): of the ways to store one layer, those that some
-// other way beats in both memory and error need no search. Torch-free, pure.
+// Intra-layer pruning (arXiv 2502.04420, section 4): of the ways to store one layer, those that
+// some other way beats in both memory and error need no search. Torch-free, pure.
 #include <cstdint>
 #include <span>
 #include <vector>
@@ -19,7 +19,6 @@ struct CandidateError {
 std::vector<int32_t> prune_layer(std::span<const CandidateError> table);
 
 // The same for every layer; tables[layer][candidate]. An error names the layer.
-std::vector<std::vector<int32_t>> prune_layers(
-    std::span<const std::vector<CandidateError>> tables);
+std::vector<std::vector<int32_t>> prune_layers(std::span<const std::vector<CandidateError>> tables);
 
 }  // namespace lowkey::tune

@@ -14,8 +14,9 @@ namespace {
 void check_arguments(const SearchSpace& space, const Surrogate& surrogate,
                      const SearchOptions& options) {
   if (options.rounds < 0 || options.per_round < 1) {
-    fail(ErrorCode::kInvalidArgument, "a search of {} rounds of {} measurements: at least 1 in each",
-         options.rounds, options.per_round);
+    fail(ErrorCode::kInvalidArgument,
+         "a search of {} rounds of {} measurements: at least 1 in each", options.rounds,
+         options.per_round);
   }
   if (options.population < 8 || options.generations < 1) {
     fail(ErrorCode::kInvalidArgument,

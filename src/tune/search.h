@@ -1,7 +1,7 @@
 #pragma once
 // The multi-objective search: which assignments of candidates to layers (or groups of layers, or
-// their keys and values apart) lie on the front of memory and loss. A surrogate proposes, the caller
-// measures; only what was measured is returned. Torch-free.
+// their keys and values apart) lie on the front of memory and loss. A surrogate proposes, the
+// caller measures; only what was measured is returned. Torch-free.
 #include <cstdint>
 #include <functional>
 #include <optional>
@@ -42,9 +42,9 @@ struct SearchOptions {
   std::vector<Assignment> start;
 };
 
-// Real losses, in order; all assignments of a call are different and were not asked for before. Must
-// give the same answers for the same questions; may throw, and the search ends with that. Called
-// from the thread that called search().
+// Real losses, in order; all assignments of a call are different and were not asked for before.
+// Must give the same answers for the same questions; may throw, and the search ends with that.
+// Called from the thread that called search().
 using EvaluateBatch = std::function<std::vector<double>(const std::vector<Assignment>&)>;
 
 struct SearchResult {
@@ -57,8 +57,8 @@ struct SearchResult {
 
 // Depends on its arguments and on what evaluate() answers, on nothing else: with answers taken from
 // a journal it asks the same questions again. Ends early where nothing is left to measure. Throws
-// Error kInvalidArgument for options and spaces that make no sense (bounds nothing fits, a surrogate
-// of another shape), kNumeric for losses that are not finite.
+// Error kInvalidArgument for options and spaces that make no sense (bounds nothing fits, a
+// surrogate of another shape), kNumeric for losses that are not finite.
 SearchResult search(const SearchSpace& space, Surrogate surrogate, const SearchOptions& options,
                     const EvaluateBatch& evaluate, const ProgressFn& progress);
 
