@@ -90,7 +90,7 @@ Yardstick::Yardstick(const SearchSpace& space, const Surrogate& prior,
     most += high;
     worst_choices.push_back(worst_choice);
   }
-  worst = std::max(prior.predict_additive(worst_choices), prior.floor());
+  worst = std::max(prior.predict(worst_choices), prior.floor());
   slack_ = 1e-9 * std::max({std::abs(least), std::abs(most), 1e-300});
   low_cost_ = std::max(least, options.min_cost.value_or(least));
   high_cost_ = std::min(most, options.max_cost.value_or(most));
@@ -273,7 +273,8 @@ void Proposer::add_neighbours(const Surrogate& surrogate, const Assignment& from
     const int32_t rank = rank_[i][static_cast<size_t>(from[i])];
     for (int32_t step : {-1, 1}) {
       if (rank + step < 0 || rank + step >= static_cast<int32_t>(by_cost_[i].size())) continue;
-      const int32_t to = by_cost_[i][static_cast<size_t>(rank + step)];
+      const int32_t next_rank = rank + step;
+      const int32_t to = by_cost_[i][static_cast<size_t>(next_rank)];
       next[i] = to;
       pool.add(next);
       next[i] = from[i];

@@ -17,38 +17,26 @@ namespace {
 // standard deviation of log gamma.
 constexpr std::array kGammas = {0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.25, 1.4, 1.6, 1.8, 2.0};
 constexpr double kLogGammaSd = 0.3;
-// Tried for the share of a trial's loss that the sum does not explain, and with which gamma is
-// chosen.
+// Tried for the share of a trial's loss that the model does not explain.
 constexpr std::array kNoises = {0.01, 0.02, 0.05, 0.1, 0.2, 0.4};
 constexpr double kUsualNoise = 0.05;
-// Tried for the factor: its standard deviation, and by what power a difference in all variables
-// lowers the kernel (exp(-decay * share of variables that differ)). What no kernel explains is
-// this.
-constexpr std::array kFactorSds = {0.05, 0.15, 0.4};
-constexpr std::array kFactorDecays = {2.0, 6.0};
-constexpr double kFactorNoise = 0.02;
+// Tried for how strongly two variables interact: the standard deviation of their correlation.
+constexpr std::array kPairSds = {0.0, 0.1, 0.3, 0.6};
+constexpr double kUsualPairSd = 0.1;
+// However much the pairs' errors seem to cancel, this share of the sum stays.
+constexpr double kLeastLeft = 0.1;
 constexpr int kMaxSweeps = 500;
-
-size_t difference(std::span<const int32_t> a, std::span<const int32_t> b) {
-  size_t count = 0;
-  for (size_t i = 0; i < a.size(); ++i) count += a[i] != b[i] ? 1 : 0;
-  return count;
-}
 
 double dot(std::span<const double> a, std::span<const double> b) {
   return std::inner_product(a.begin(), a.end(), b.begin(), 0.0);
 }
 
-// Log likelihood of residuals ~ N(0, matrix), but for a constant; `weights` is matrix^-1 residuals.
-double log_likelihood(const Cholesky& matrix, std::span<const double> residuals,
-                      std::span<const double> weights) {
-  return -0.5 * (dot(residuals, weights) + matrix.log_determinant());
-}
-
 }  // namespace
 
-struct Surrogate::Sums {
-  std::vector<double> shares;
+// The model under one gamma, and how well it explains the trials.
+struct Surrogate::Fit {
+  double gamma = 1;
+  Model model;
   double log_evidence = 0;
 };
 
@@ -70,7 +58,7 @@ Surrogate::Surrogate(std::vector<std::vector<double>> prior, const SurrogateOpti
   }
   floor_ = options.prior_floor > 0 ? options.prior_floor : 1e-3 * largest;
   if (floor_ <= 0) floor_ = 1e-9;  // every prior is 0: any positive number will do
-  shares_ = alone_;
+  model_.shares = alone_;
 }
 
 double Surrogate::sum_of(std::span<const double> values,
@@ -85,93 +73,131 @@ double Surrogate::sum_of(std::span<const double> values,
   return sum;
 }
 
-Surrogate::Sums Surrogate::fit_sums(std::span<const Trial> trials, double gamma,
-                                    double noise) const {
-  const size_t n = trials.size();
-  // A scale for the whole prior first: it may come from another text than the trials. Its own prior
-  // is 1, and weighs as much as two trials.
-  std::vector<double> shares(alone_.size());
-  for (size_t k = 0; k < alone_.size(); ++k) shares[k] = std::pow(alone_[k], 1 / gamma);
-  double log_scale = 0;
+double Surrogate::pairs_of(const Model& model, std::span<const int32_t> assignment) const {
+  if (model.pairs.empty()) return 0;
+  const size_t n = assignment.size();
+  std::vector<double> roots(n);
+  for (size_t i = 0; i < n; ++i) roots[i] = model.roots[at(i, assignment[i])];
+  double sum = 0;
+  for (size_t i = 0; i < n; ++i) {
+    double row = 0;
+    for (size_t j = 0; j < i; ++j) row += model.pairs[i * n + j] * roots[j];
+    sum += roots[i] * row;
+  }
+  return sum;
+}
+
+// Log of the scale of the whole prior, which may come from another text than the trials. Its own
+// prior is 1, and weighs as much as two trials.
+double Surrogate::log_scale_of(std::span<const Trial> trials, double gamma) const {
+  std::vector<double> shares;
+  for (double loss : alone_) shares.push_back(std::pow(loss, 1 / gamma));
+  double sum = 0;
   for (const Trial& trial : trials) {
     const double guess = std::pow(sum_of(shares, trial.assignment), gamma);
-    log_scale += std::log(std::max(trial.loss, floor_) / std::max(guess, floor_));
+    sum += std::log(std::max(trial.loss, floor_) / std::max(guess, floor_));
   }
-  const double scale = std::exp(log_scale / (static_cast<double>(n) + 2));
+  return sum / (static_cast<double>(trials.size()) + 2);
+}
 
-  std::vector<double> variance(alone_.size());
-  for (size_t k = 0; k < alone_.size(); ++k) {
-    const double loss = scale * alone_[k];
+Surrogate::Fit Surrogate::fit_model(std::span<const Trial> trials, double gamma, double noise,
+                                    double pair_sd) const {
+  const size_t n = trials.size(), variables = first_.size();
+  const double scale = std::exp(log_scale_of(trials, gamma));
+  Fit fit;
+  fit.gamma = gamma;
+  Model& model = fit.model;
+  std::vector<double> mean, variance;
+  for (double alone : alone_) {
+    const double loss = scale * alone;
     const double sd = options_.prior_relative_sd * loss + floor_;
-    shares[k] = std::pow(loss, 1 / gamma);
-    const double width = std::pow(loss + sd, 1 / gamma) - shares[k];
-    variance[k] = width * width;
+    mean.push_back(std::pow(loss, 1 / gamma));
+    const double width = std::pow(loss + sd, 1 / gamma) - mean.back();
+    variance.push_back(width * width);
+    model.roots.push_back(std::sqrt(mean.back()));
   }
-  // Residuals in the sum's units, whose relative errors are the loss's divided by gamma.
-  std::vector<double> residuals(n), trial_variance(n), covariance(n * n);
+  // All in the sum's units, where relative errors are the loss's divided by gamma. As a Gaussian
+  // process over trials: there are fewer of them than pairs of variables.
+  std::vector<double> targets(n), trial_variance(n), residuals(n), covariance(n * n);
   double log_jacobian = 0;
   for (size_t t = 0; t < n; ++t) {
     const double loss = std::max(trials[t].loss, floor_);
-    const double target = std::pow(loss, 1 / gamma);
-    residuals[t] = target - sum_of(shares, trials[t].assignment);
-    const double sd = noise * target / gamma;
+    targets[t] = std::pow(loss, 1 / gamma);
+    residuals[t] = targets[t] - sum_of(mean, trials[t].assignment);
+    const double sd = noise * targets[t] / gamma;
     trial_variance[t] = sd * sd;
-    log_jacobian += std::log(target / (gamma * loss));
+    log_jacobian += std::log(targets[t] / (gamma * loss));
     for (size_t u = 0; u <= t; ++u) {
       double shared = u == t ? trial_variance[t] : 0;
-      for (size_t i = 0; i < first_.size(); ++i) {
-        if (trials[t].assignment[i] == trials[u].assignment[i]) {
-          shared += variance[at(i, trials[t].assignment[i])];
-        }
+      double products = 0, squares = 0;
+      for (size_t i = 0; i < variables; ++i) {
+        const size_t a = at(i, trials[t].assignment[i]), b = at(i, trials[u].assignment[i]);
+        if (a == b) shared += variance[a];
+        const double product = model.roots[a] * model.roots[b];
+        products += product;
+        squares += product * product;
       }
-      covariance[t * n + u] = shared;
+      // The sum over all pairs i < j of product_i * product_j.
+      covariance[t * n + u] = shared + pair_sd * pair_sd * (products * products - squares) / 2;
     }
   }
   const Cholesky factor(std::move(covariance), n);
   const std::vector<double> weights = factor.solve(residuals);
   const double log_gamma = std::log(gamma) / kLogGammaSd;
-  Sums sums{.shares = shares,
-            .log_evidence = log_likelihood(factor, residuals, weights) + log_jacobian -
-                            0.5 * log_gamma * log_gamma};
+  fit.log_evidence = -0.5 * (dot(residuals, weights) + factor.log_determinant()) + log_jacobian -
+                     0.5 * log_gamma * log_gamma;
+
+  model.shares = mean;
+  if (pair_sd > 0) model.pairs.assign(variables * variables, 0);
   for (size_t t = 0; t < n; ++t) {
-    for (size_t i = 0; i < first_.size(); ++i) {
+    for (size_t i = 0; i < variables; ++i) {
       const size_t k = at(i, trials[t].assignment[i]);
-      sums.shares[k] += variance[k] * weights[t];
+      model.shares[k] += variance[k] * weights[t];
+      if (pair_sd == 0) continue;
+      const double part = pair_sd * pair_sd * weights[t] * model.roots[k];
+      for (size_t j = 0; j < i; ++j) {
+        model.pairs[i * variables + j] += part * model.roots[at(j, trials[t].assignment[j])];
+      }
     }
   }
-  if (std::all_of(sums.shares.begin(), sums.shares.end(), [](double a) { return a >= 0; })) {
-    return sums;
-  }
+  for (size_t t = 0; t < n; ++t) targets[t] -= pairs_of(model, trials[t].assignment);
+  keep_shares_positive(trials, mean, variance, targets, trial_variance, model);
+  return fit;
+}
 
-  // The most probable shares that are not negative: one coordinate at a time, until all stand
-  // still.
-  for (double& share : sums.shares) share = std::max(share, 0.0);
-  std::vector<std::vector<size_t>> users(alone_.size());
-  for (size_t t = 0; t < n; ++t) {
-    residuals[t] = std::pow(std::max(trials[t].loss, floor_), 1 / gamma) -
-                   sum_of(sums.shares, trials[t].assignment);
+// The most probable shares that are not negative: one coordinate at a time, until all stand still.
+void Surrogate::keep_shares_positive(std::span<const Trial> trials, std::span<const double> mean,
+                                     std::span<const double> variance,
+                                     std::span<const double> targets,
+                                     std::span<const double> trial_variance, Model& model) const {
+  std::vector<double>& shares = model.shares;
+  if (std::all_of(shares.begin(), shares.end(), [](double a) { return a >= 0; })) return;
+  for (double& share : shares) share = std::max(share, 0.0);
+  std::vector<std::vector<size_t>> users(shares.size());
+  std::vector<double> residuals;
+  for (size_t t = 0; t < trials.size(); ++t) {
+    residuals.push_back(targets[t] - sum_of(shares, trials[t].assignment));
     for (size_t i = 0; i < first_.size(); ++i) users[at(i, trials[t].assignment[i])].push_back(t);
   }
-  const double still = 1e-9 * *std::max_element(sums.shares.begin(), sums.shares.end());
+  const double still = 1e-9 * *std::max_element(mean.begin(), mean.end());
   for (int sweep = 0; sweep < kMaxSweeps; ++sweep) {
     double moved = 0;
-    for (size_t k = 0; k < alone_.size(); ++k) {
+    for (size_t k = 0; k < shares.size(); ++k) {
       if (users[k].empty()) continue;
-      double pull = (shares[k] - sums.shares[k]) / variance[k];
+      double pull = (mean[k] - shares[k]) / variance[k];
       double stiffness = 1 / variance[k];
       for (size_t t : users[k]) {
         pull += residuals[t] / trial_variance[t];
         stiffness += 1 / trial_variance[t];
       }
-      const double next = std::max(0.0, sums.shares[k] + pull / stiffness);
-      const double step = next - sums.shares[k];
+      const double next = std::max(0.0, shares[k] + pull / stiffness);
+      const double step = next - shares[k];
       for (size_t t : users[k]) residuals[t] -= step;
-      sums.shares[k] = next;
+      shares[k] = next;
       moved = std::max(moved, std::abs(step));
     }
     if (moved <= still) break;
   }
-  return sums;
 }
 
 void Surrogate::fit(std::span<const Trial> trials) {
@@ -181,71 +207,30 @@ void Surrogate::fit(std::span<const Trial> trials) {
     }
   }
   gamma_ = 1;
-  shares_ = alone_;
-  seen_.clear();
-  weights_.clear();
+  model_ = {.shares = alone_, .roots = {}, .pairs = {}};
   if (trials.empty()) return;
-  double best = -std::numeric_limits<double>::infinity();
-  const auto take_better = [&](double gamma, double noise) {
-    Sums sums = fit_sums(trials, gamma, noise);
-    if (sums.log_evidence <= best) return;
-    best = sums.log_evidence;
-    gamma_ = gamma;
-    shares_ = std::move(sums.shares);
+  Fit best;
+  best.log_evidence = -std::numeric_limits<double>::infinity();
+  double best_noise = kNoises[0], best_pair_sd = 0;
+  const auto take_better = [&](double gamma, double noise, double pair_sd) {
+    Fit fit = fit_model(trials, gamma, noise, pair_sd);
+    if (fit.log_evidence <= best.log_evidence) return;
+    best = std::move(fit);
+    best_noise = noise;
+    best_pair_sd = pair_sd;
   };
-  for (double gamma : kGammas) take_better(gamma, kUsualNoise);
-  const double gamma = gamma_;
-  for (double noise : kNoises) take_better(gamma, noise);
-  fit_factor(trials);
-}
-
-void Surrogate::fit_factor(std::span<const Trial> trials) {
-  const size_t n = trials.size();
-  const size_t variables = prior_.size();
-  std::vector<double> residuals(n);
-  std::vector<size_t> apart(n * n);
-  for (size_t t = 0; t < n; ++t) {
-    residuals[t] = std::log(std::max(trials[t].loss, floor_) /
-                            std::max(predict_additive(trials[t].assignment), floor_));
-    for (size_t u = 0; u <= t; ++u) {
-      apart[t * n + u] = difference(trials[t].assignment, trials[u].assignment);
-    }
-  }
-  double best = -std::numeric_limits<double>::infinity();
-  for (double sd : kFactorSds) {
-    for (double decay : kFactorDecays) {
-      std::vector<double> similarity(variables + 1);
-      for (size_t d = 0; d <= variables; ++d) {
-        similarity[d] =
-            sd * sd * std::exp(-decay * static_cast<double>(d) / static_cast<double>(variables));
-      }
-      std::vector<double> covariance(n * n);
-      for (size_t t = 0; t < n; ++t) {
-        for (size_t u = 0; u <= t; ++u) covariance[t * n + u] = similarity[apart[t * n + u]];
-        covariance[t * n + t] += kFactorNoise * kFactorNoise;
-      }
-      const Cholesky factor(std::move(covariance), n);
-      std::vector<double> weights = factor.solve(residuals);
-      const double evidence = log_likelihood(factor, residuals, weights);
-      if (evidence <= best) continue;
-      best = evidence;
-      weights_ = std::move(weights);
-      similarity_ = std::move(similarity);
-    }
-  }
-  for (const Trial& trial : trials) seen_.push_back(trial.assignment);
-}
-
-double Surrogate::predict_additive(std::span<const int32_t> assignment) const {
-  return std::pow(sum_of(shares_, assignment), gamma_);
+  // One after another: they hardly depend on each other.
+  for (double gamma : kGammas) take_better(gamma, kUsualNoise, kUsualPairSd);
+  const double gamma = best.gamma;
+  for (double pair_sd : kPairSds) take_better(gamma, best_noise, pair_sd);
+  for (double noise : kNoises) take_better(gamma, noise, best_pair_sd);
+  gamma_ = best.gamma;
+  model_ = std::move(best.model);
 }
 
 double Surrogate::predict(std::span<const int32_t> assignment) const {
-  double log_factor = 0;
-  for (size_t t = 0; t < seen_.size(); ++t) {
-    log_factor += weights_[t] * similarity_[difference(assignment, seen_[t])];
-  }
-  return predict_additive(assignment) * std::exp(log_factor);
+  const double sum = sum_of(model_.shares, assignment);
+  return std::pow(std::max(sum + pairs_of(model_, assignment), kLeastLeft * sum), gamma_);
 }
 
 double spearman(std::span<const double> a, std::span<const double> b) {

@@ -25,18 +25,19 @@ struct SurrogateOptions {
   double prior_floor = 0;  // in units of loss; 0: a thousandth of the largest prior cost
 };
 
-// loss(x) = (sum over variables i of a[i][x[i]])^gamma, times a factor that is near 1 except beside
-// trials that the sum cannot explain.
+// loss(x) = (sum over i of a[i][x[i]] + sum over i < j of s[i][j] r[i][x[i]] r[j][x[j]])^gamma
 //   The prior of a is what each choice costs alone, to the power 1 / gamma, so that an assignment
 // with one perturbed variable is predicted as it was measured, whatever gamma is: 1 when errors
 // add, above 1 when they make each other worse, below 1 when they saturate. All of a are at least
 // 0; that a variable's dearer choice costs less loss is not forced, because on some layers it does
 // not.
-//   fit() is the Gaussian posterior of a given the trials; gamma, a common scale of the prior and
-// the trials' own unexplained share are those that make the trials likeliest, with a mild
-// preference for 1, 1 and little. Errors count relative to a trial's loss.
-//   The factor is a Gaussian process on the log of what is left, with a kernel that falls with the
-// number of variables in which two assignments differ: variables whose errors interact.
+//   The second sum is how the errors of two variables meet. Near the 16-bit model, divergence is
+// quadratic in the errors: what beside squares |e_i|^2 = a is left is 2 rho_ij |e_i||e_j|, so r is
+// the root of a's prior, and s has the prior 0.
+//   fit() is the Gaussian posterior of a and s given the trials; gamma, a common scale of the
+//   prior,
+// the spread of s and the trials' own unexplained share are those that make the trials likeliest,
+// with a mild preference for gamma and scale 1. Errors count relative to a trial's loss.
 class Surrogate {
  public:
   // prior[i][c]: the loss when variable i alone takes choice c and all others cost nothing; values
@@ -50,36 +51,41 @@ class Surrogate {
 
   // At least 0, finite. Same trials in the same order: the same bits.
   double predict(std::span<const int32_t> assignment) const;
-  // What the sum alone says, without the factor; cheaper.
-  double predict_additive(std::span<const int32_t> assignment) const;
 
   size_t num_variables() const { return prior_.size(); }
   size_t num_choices(size_t variable) const { return prior_[variable].size(); }
-  // The share of one choice, in units of the sum.
-  double share(size_t variable, int32_t choice) const { return shares_[at(variable, choice)]; }
+  // a[variable][choice].
+  double share(size_t variable, int32_t choice) const {
+    return model_.shares[at(variable, choice)];
+  }
   double gamma() const { return gamma_; }
   double floor() const { return floor_; }
 
  private:
-  struct Sums;  // the linear model under one gamma
+  struct Model {
+    std::vector<double> shares;  // a, flat
+    std::vector<double> roots;   // r, flat
+    std::vector<double> pairs;   // s, [variable, variable], below the diagonal; empty: none
+  };
+  struct Fit;
   size_t at(size_t variable, int32_t choice) const {
     return first_[variable] + static_cast<size_t>(choice);
   }
   double sum_of(std::span<const double> values, std::span<const int32_t> assignment) const;
-  Sums fit_sums(std::span<const Trial> trials, double gamma, double noise) const;
-  void fit_factor(std::span<const Trial> trials);
+  double pairs_of(const Model& model, std::span<const int32_t> assignment) const;
+  double log_scale_of(std::span<const Trial> trials, double gamma) const;
+  Fit fit_model(std::span<const Trial> trials, double gamma, double noise, double pair_sd) const;
+  void keep_shares_positive(std::span<const Trial> trials, std::span<const double> mean,
+                            std::span<const double> variance, std::span<const double> targets,
+                            std::span<const double> trial_variance, Model& model) const;
 
   std::vector<std::vector<double>> prior_;
   SurrogateOptions options_;
   double floor_ = 0;
-  std::vector<size_t> first_;   // of a variable's choices in the vectors below
-  std::vector<double> alone_;   // prior loss, flat
-  std::vector<double> shares_;  // a, flat
+  std::vector<size_t> first_;  // of a variable's choices in flat vectors
+  std::vector<double> alone_;  // the prior, flat
   double gamma_ = 1;
-  // The factor: trials it remembers, and their weights.
-  std::vector<Assignment> seen_;
-  std::vector<double> weights_;
-  std::vector<double> similarity_;  // by the number of variables that differ
+  Model model_;
 };
 
 // Of two lists of equal length; equal values share the mean of their ranks. 0 where a list is

@@ -1,6 +1,7 @@
 #pragma once
 // Models of loss with sensitivities that a test plants, and interactions that no additive surrogate
 // knows.
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <vector>
@@ -12,7 +13,8 @@ namespace lowkey::tune::test {
 
 struct PlantedModel {
   SearchSpace space;
-  std::vector<std::vector<double>> alone;  // [variable][choice]: the loss when it alone is perturbed
+  std::vector<std::vector<double>>
+      alone;  // [variable][choice]: the loss when it alone is perturbed
   // Coherent pairs: what is lost beside the sum, as a multiple of sqrt(alone_i * alone_j).
   struct Pair {
     size_t i, j;
@@ -71,14 +73,11 @@ inline PlantedModel planted_model(size_t variables, uint64_t seed) {
                                    (0.7 + 0.6 * rng.uniform()));
     }
   }
+  // A third of the pairs of near layers interact, mostly for the worse.
   for (size_t i = 0; i < variables; ++i) {
-    for (size_t j = i + 1; j < variables; ++j) {
-      // A third of the pairs interact, mostly for the worse.
-      if (rng.below(3) == 0) model.pairs.push_back({i, j, 1.2 * rng.uniform() - 0.4});
+    for (size_t j = i + 1; j < std::min(variables, i + 6); ++j) {
+      if (rng.below(3) == 0) model.pairs.push_back({i, j, 2 * rng.uniform() - 0.6});
     }
-  }
-  if (variables > 10) {
-    for (auto& pair : model.pairs) pair.strength *= 8.0 / static_cast<double>(variables);
   }
   model.saturation = 0.8;
   return model;
