@@ -35,8 +35,7 @@ std::optional<ImportPreset> preset_in_name(const std::string& path) {
   std::transform(name.begin(), name.end(), name.begin(),
                  [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
   const bool kivi = name.find("kivi") != name.npos;
-  const bool per_token =
-      name.find("pertoken") != name.npos || name.find("per-token") != name.npos;
+  const bool per_token = name.find("pertoken") != name.npos || name.find("per-token") != name.npos;
   if (kivi == per_token) return std::nullopt;
   return kivi ? ImportPreset::kKivi : ImportPreset::kPerToken;
 }
@@ -59,9 +58,8 @@ struct Source {
 Source read_foreign(const ConvertOptions& options, const std::string& text) {
   const ImportPreset preset = preset_of(options);
   Source source;
-  source.recipe = is_yaml(options.input)
-                      ? recipe_from_kvtuner_yaml(text, options.input, preset)
-                      : recipe_from_modelopt_json(text, options.input, preset);
+  source.recipe = is_yaml(options.input) ? recipe_from_kvtuner_yaml(text, options.input, preset)
+                                         : recipe_from_modelopt_json(text, options.input, preset);
   source.recipe.name = std::filesystem::path(options.input).stem().string();
   return source;
 }
@@ -134,10 +132,10 @@ std::string to_kvtuner(const Source& source, const ConvertOptions& options, std:
   }();
   std::string yaml = recipe_to_kvtuner_yaml(resolved);
   const auto preset = kvtuner_preset(resolved);
-  said += preset ? fmt::format("Bits only: the same recipe again with --as {}.\n",
-                               preset_name(*preset))
-                 : "Bits only: axes, groups, windows and intact prefix are not in it, and differ "
-                   "from both\nof KVTuner's modes.\n";
+  said +=
+      preset ? fmt::format("Bits only: the same recipe again with --as {}.\n", preset_name(*preset))
+             : "Bits only: axes, groups, windows and intact prefix are not in it, and differ "
+               "from both\nof KVTuner's modes.\n";
   return yaml;
 }
 

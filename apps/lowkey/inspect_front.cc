@@ -68,9 +68,9 @@ std::string points_table(const Front& front, const std::vector<FrontPoint>& poin
   constexpr auto kRight = Table::Align::kRight;
   const bool task = std::any_of(points.begin(), points.end(),
                                 [](const FrontPoint& point) { return point.task_accuracy; });
-  std::vector<Table::Column> columns = {{"code", kRight},    {"stored", kRight}, {"B/token", kRight},
-                                        {"KL", kRight},      {"held-out", kRight},
-                                        {"ppl", kRight},     {"held-out", kRight}};
+  std::vector<Table::Column> columns = {
+      {"code", kRight},     {"stored", kRight}, {"B/token", kRight}, {"KL", kRight},
+      {"held-out", kRight}, {"ppl", kRight},    {"held-out", kRight}};
   if (task) columns.push_back({"task", kRight});
   columns.push_back({"for"});
   columns.push_back({"recipe"});

@@ -134,7 +134,8 @@ std::string inspect_recipe(const KvRecipe& recipe, const InspectOptions& options
                            const HeadRecipe& head) {
     const RowBits bits = row_bits(recipe, rule, head, head_dim, ctx);
     all_stored &= bits.stored.has_value();
-    table.add_row({layers, side_text(head.k), side_text(head.v), window_text(head, rule.layer.residual_length, rule.layer.window),
+    table.add_row({layers, side_text(head.k), side_text(head.v),
+                   window_text(head, rule.layer.residual_length, rule.layer.window),
                    fmt::format("{:.2f}", bits.code),
                    bits.stored ? fmt::format("{:.2f}", *bits.stored) : "-"});
   });

@@ -134,8 +134,7 @@ class Runner {
     if (!choice_) return recipe_for(options_.kv, engine_);
     bar_.clear();
     const std::string name = front_model_name(engine_.file().path());
-    if (const auto other =
-            other_model(choice_->front, name, engine_.file().config().num_layers)) {
+    if (const auto other = other_model(choice_->front, name, engine_.file().config().num_layers)) {
       note(fmt::format("lowkey: warning: {}: {}", choice_->file, *other));
     }
     ResolvedRecipe recipe = resolve_recipe(choice_->recipe(), engine_.kv_shape());
@@ -204,9 +203,10 @@ class Runner {
                           rate(cache.bytes_16bit, static_cast<double>(cache.bytes)));
     }
     if (choice_) {
-      line += fmt::format("; {}{:.2f} bits of {}",
-                          options_.quality ? fmt::format("{}: ", quality_name(*options_.quality)) : "",
-                          choice_->point().code_bits, choice_->file);
+      line +=
+          fmt::format("; {}{:.2f} bits of {}",
+                      options_.quality ? fmt::format("{}: ", quality_name(*options_.quality)) : "",
+                      choice_->point().code_bits, choice_->file);
     }
     if (result.reason == StopReason::kCancelled) line += "; stopped";
     return line + "]";
@@ -290,8 +290,8 @@ int run_verb(const RunOptions& asked) {
   RunOptions options = asked;
   if (options.quality) {
     LOWKEY_CHECK(options.front.has_value(), "the command line sees to it");
-    options.kv = fmt::format("{}@{}", front_path(*options.front).string(),
-                             quality_name(*options.quality));
+    options.kv =
+        fmt::format("{}@{}", front_path(*options.front).string(), quality_name(*options.quality));
   }
   std::optional<std::string> prompt = options.prompt;
   if (options.prompt_file) {
