@@ -116,6 +116,8 @@ TEST_F(ConvertTest, PointsOfAFront) {
 TEST_F(ConvertTest, SaysWhatAYamlLoses) {
   EXPECT_THAT(run("0-1=kivi-4:r64+i1", "k.yaml"),
               HasSubstr("Bits only: axes, groups, windows and intact prefix are not in it"));
+  EXPECT_THAT(run("0-1=kivi-4:r32+i1", "k.yaml"),
+              HasSubstr("Bits only: the same recipe again with --as kivi, but for its +i1.\n"));
 }
 
 TEST_F(ConvertTest, ModelsAreCheckedAgainst) {
