@@ -2,14 +2,14 @@
 
 #include <fmt/format.h>
 
-#include <CLI/CLI.hpp>
 #include <algorithm>
+#include <cstdlib>
 #include <exception>
 #include <sstream>
 #include <string>
 
+#include "cli_options.h"
 #include "core/error.h"
-#include "units.h"
 
 namespace lowkey {
 namespace {
@@ -37,6 +37,8 @@ constexpr const char* kEvalExamples = R"(Examples:
   lowkey eval model.gguf --kv 8 --kv kivi-4 --kv kivi-2 --text wiki.txt
   lowkey eval model.gguf --kv front.json@3.25 --text wiki.txt --ctx 4k --chunks 8
   lowkey eval model.gguf --kv 4 --text wiki.txt --json results.json
+  lowkey eval model.gguf --kv kivi-4 --kv kivi-2 --task gsm8k.jsonl --few-shot 4 --limit 100
+  lowkey eval model.gguf --kv 4 --task ours.jsonl --few-shot shots.jsonl --as-chat
 )";
 
 constexpr const char* kBenchExamples = R"(Examples:
@@ -44,6 +46,16 @@ constexpr const char* kBenchExamples = R"(Examples:
   lowkey bench model.gguf --kv 16,8,4,kivi-4:r32 -d 0,4k    recipes side by side, at two depths
   lowkey bench model.gguf -p 0 -n 64 -d 4k --kv "0-1=16,*=kivi-2" --kv 16
   lowkey bench model.gguf -p 128,4k -n 0 -r 10 --json results.json
+)";
+
+constexpr const char* kProbeExamples = R"(Examples:
+  lowkey probe model.gguf --text wiki.txt                  KIVI's axes, 8, 4 and 2 bits
+  lowkey probe model.gguf --text wiki.txt --mode per-token --bits 8,4
+  lowkey probe model.gguf --text wiki.txt --kv kivi-4/2:r32,kivi-2:r64
+  lowkey probe model.gguf --text wiki.txt --ctx 4k --chunks 4 --json probe.json
+
+Errors are sums of |x - x'| over sums of |x|: e_k, e_v of keys and values that are
+packed, e_o of what a layer's attention puts out, with everything before it exact.
 )";
 
 constexpr const char* kPlanExamples = R"(Examples:
@@ -73,75 +85,10 @@ constexpr const char* kConvertExamples = R"(Examples:
   lowkey convert kivi-4/2:r32                                      as JSON, on standard output
 )";
 
-constexpr const char* kVerbs = "run, eval, bench, plan, inspect or convert";
+constexpr const char* kVerbs = "run, eval, bench, probe, tune, plan, inspect or convert";
 
 std::string footer(const char* examples) {
   return fmt::format("{}\n{}", kRecipes, examples);
-}
-
-// Checked, but without the bounds in the help, where they would crowd out the words.
-template <typename T>
-CLI::Validator within(T least, T most) {
-  return CLI::Range(least, most).description("");
-}
-
-// An option whose text `parse` reads (nothing: refused with what is `expected`).
-template <typename Target, typename Parse>
-CLI::Option* add_parsed(CLI::App& app, const std::string& name, Target& target, Parse parse,
-                        const std::string& expected, const std::string& description) {
-  return app.add_option_function<std::string>(
-      name,
-      [name, &target, parse, expected](const std::string& text) {
-        const auto value = parse(text);
-        if (!value) {
-          throw CLI::ValidationError(name, fmt::format("'{}' is not {}", text, expected));
-        }
-        target = *value;
-      },
-      description);
-}
-
-template <typename Target>
-CLI::Option* add_count(CLI::App& app, const std::string& name, Target& target,
-                       const std::string& description, int64_t least = 1) {
-  const auto parse = [least](const std::string& text) {
-    const auto count = parse_count(text);
-    return count && *count >= least ? count : std::nullopt;
-  };
-  return add_parsed(app, name, target, parse,
-                    fmt::format("a count of at least {}, such as 4096 or 32k", least), description)
-      ->type_name("N");
-}
-
-CLI::Option* add_weights(CLI::App& app, WeightsOption& target, const char* by_default) {
-  const auto parse = [](const std::string& text) -> std::optional<WeightsOption> {
-    if (text == "auto") return WeightsOption::kAuto;
-    if (text == "f32") return WeightsOption::kF32;
-    if (text == "bf16") return WeightsOption::kBf16;
-    if (text == "file") return WeightsOption::kFile;
-    if (text == "packed") return WeightsOption::kPacked;
-    return std::nullopt;
-  };
-  return add_parsed(app, "--weights", target, parse, "auto, f32, bf16, file or packed",
-                    fmt::format("auto, f32, bf16, file, packed (file for decoding); default {}",
-                                by_default))
-      ->type_name("TYPE");
-}
-
-CLI::Option* add_model(CLI::App& app, std::string& target) {
-  return app.add_option("model,-m,--model", target, "a .gguf file or a Hugging Face folder")
-      ->required()
-      ->type_name("MODEL");
-}
-
-// Each --kv takes one recipe and may be given again.
-CLI::Option* add_recipes(CLI::App& app, std::vector<std::string>& target,
-                         const std::string& description) {
-  return app.add_option("--kv", target, description)
-      ->expected(1)
-      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
-      ->allow_extra_args(false)
-      ->type_name("RECIPE");
 }
 
 // "16,8,kivi-4": several recipes. A layer list has commas of its own: "0-1=16,*=8" is one recipe.
@@ -151,37 +98,6 @@ std::vector<std::string> split_recipes(const std::string& text) {
   std::stringstream stream(text);
   for (std::string recipe; std::getline(stream, recipe, ',');) recipes.push_back(recipe);
   return recipes;
-}
-
-// "128,4k", and given again: more of them.
-CLI::Option* add_counts(CLI::App& app, const std::string& name, std::vector<int64_t>& target,
-                        const std::string& description) {
-  return app
-      .add_option_function<std::vector<std::string>>(
-          name,
-          [name, &target](const std::vector<std::string>& texts) {
-            target.clear();
-            for (const std::string& text : texts) {
-              const auto count = parse_count(text);
-              if (!count) {
-                throw CLI::ValidationError(
-                    name, fmt::format("'{}' is not a count such as 128 or 4k", text));
-              }
-              target.push_back(*count);
-            }
-          },
-          description)
-      ->delimiter(',')
-      ->expected(1)
-      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
-      ->allow_extra_args(false)
-      ->type_name("N,...");
-}
-
-CLI::Option* add_threads(CLI::App& app, int& target) {
-  return app.add_option("-t,--threads", target, "threads; 0, the default: every core")
-      ->check(within(0, 1024))
-      ->type_name("N");
 }
 
 void add_run(CLI::App& run, RunOptions& options) {
@@ -243,23 +159,51 @@ void add_eval(CLI::App& eval, EvalOptions& options) {
   eval.footer(footer(kEvalExamples));
   add_model(eval, options.model);
   add_recipes(eval, options.kv, "measure this, besides 16, the reference; may be given again");
-  eval.add_option("--text", options.text, "the text to measure on, UTF-8 (also: LOWKEY_TEXT)")
-      ->envname("LOWKEY_TEXT")
-      ->required()
-      ->type_name("FILE");
-  add_count(eval, "-c,--ctx", options.ctx, "tokens of a chunk; default 1024", 2);
-  add_count(eval, "--stride", options.stride,
-            "tokens from one chunk to the next; default: --ctx, no overlap");
-  add_count(eval, "--chunks", options.chunks, "at most so many chunks");
-  add_count(eval, "--tokens", options.tokens, "at most so many tokens of the text");
+  auto* text =
+      eval.add_option("--text", options.text, "the text to measure on, UTF-8 (also: LOWKEY_TEXT)")
+          ->type_name("FILE");
+  auto* task = eval.add_option("--task", options.task,
+                               "instead: answer a JSONL file's questions and count right answers")
+                   ->type_name("FILE");
+  const std::vector<CLI::Option*> of_text = {
+      text,
+      add_count(eval, "-c,--ctx", options.ctx, "tokens of a chunk; default 1024", 2),
+      add_count(eval, "--stride", options.stride,
+                "tokens from one chunk to the next; default: --ctx, no overlap"),
+      add_count(eval, "--chunks", options.chunks, "at most so many chunks"),
+      add_count(eval, "--tokens", options.tokens, "at most so many tokens of the text"),
+      add_count(eval, "--decode-tokens", options.decode_tokens,
+                "tokens decoded for the speed column; 0: no such column; default 128", 0)};
+  const std::vector<CLI::Option*> of_task = {
+      eval.add_option("--few-shot", options.few_shot,
+                      "of a task: show so many of its examples first, or those of a file")
+          ->type_name("N|FILE"),
+      eval.add_flag("--as-chat", options.as_chat,
+                    "of a task: as turns of the chat template, not as plain text"),
+      add_count(eval, "-n,--max-tokens", options.max_tokens,
+                "of a task: most tokens of an answer; default 256"),
+      add_count(eval, "--limit", options.limit, "of a task: at most so many questions")};
   add_weights(eval, options.weights, "f32");
-  add_count(eval, "--decode-tokens", options.decode_tokens,
-            "tokens decoded for the speed column; 0: no such column; default 128", 0);
   add_threads(eval, options.threads);
   eval.add_option("--json", options.json_file, "also write one object per recipe to this file")
       ->type_name("FILE");
   eval.add_flag("-v,--verbose", options.verbose, "which kernels and formats are used, on stderr");
   eval.add_flag("--no-color", options.no_color, "no colours (also: NO_COLOR)");
+  // Not CLI11's excludes() and needs(), which crowd the help.
+  eval.callback([&options, task, of_text, of_task] {
+    for (const CLI::Option* option : task->empty() ? of_task : of_text) {
+      if (option->empty()) continue;
+      if (task->empty()) throw CLI::RequiresError(option->get_name(), task->get_name());
+      throw CLI::ExcludesError(option->get_name(), task->get_name());
+    }
+    const char* text_of_environment = std::getenv("LOWKEY_TEXT");
+    if (task->empty() && options.text.empty() && text_of_environment) {
+      options.text = text_of_environment;
+    }
+    if (task->empty() && options.text.empty()) {
+      throw CLI::ValidationError("no --text FILE given, and no --task");
+    }
+  });
 }
 
 void add_bench(CLI::App& bench, BenchOptions& options) {
@@ -298,6 +242,60 @@ void add_bench(CLI::App& bench, BenchOptions& options) {
   bench.add_flag("--markdown", options.markdown, "the table in Markdown, recipes written out");
   bench.add_flag("-v,--verbose", options.verbose, "which kernels and formats are used, on stderr");
   bench.add_flag("--no-color", options.no_color, "no colours (also: NO_COLOR)");
+}
+
+// "8,4,2": widths that quantize.
+std::optional<std::vector<int32_t>> parse_widths(const std::string& text) {
+  std::vector<int32_t> widths;
+  std::stringstream stream(text);
+  for (std::string width; std::getline(stream, width, ',');) {
+    if (width != "2" && width != "3" && width != "4" && width != "8") return std::nullopt;
+    widths.push_back(width[0] - '0');
+  }
+  if (widths.empty()) return std::nullopt;
+  return widths;
+}
+
+std::optional<bool> parse_mode(const std::string& text) {
+  if (text == "kivi") return false;
+  if (text == "per-token") return true;
+  return std::nullopt;
+}
+
+void add_probe(CLI::App& probe, ProbeVerbOptions& options) {
+  probe.footer(kProbeExamples);
+  add_model(probe, options.model);
+  probe.add_option("--text", options.text, "the text to measure on, UTF-8 (also: LOWKEY_TEXT)")
+      ->envname("LOWKEY_TEXT")
+      ->type_name("FILE");
+  auto* mode = add_parsed(probe, "--mode", options.per_token, parse_mode, "kivi or per-token",
+                          "kivi (keys per channel, R = 32) or per-token; default kivi")
+                   ->type_name("MODE");
+  auto* bits = add_parsed(probe, "--bits", options.bits, parse_widths,
+                          "a list of 8, 4, 3 and 2, such as 4,2",
+                          "of keys and of values: every pair; default 8,4,2")
+                   ->type_name("N,...");
+  probe.add_option("--kv", options.kv, "instead: these short forms, commas between them")
+      ->delimiter(',')
+      ->type_name("RECIPE,...")
+      ->excludes(mode)
+      ->excludes(bits);
+  add_count(probe, "-c,--ctx", options.ctx, "tokens of a chunk; default 1024", 2);
+  add_count(probe, "--chunks", options.chunks, "at most so many chunks; default 2");
+  add_count(probe, "--queries", options.queries,
+            "measure at so many positions of a chunk; default 256");
+  probe
+      .add_option("--intact", options.intact,
+                  "first tokens of a chunk that stay exact everywhere; default 1")
+      ->check(within(0, 65536))
+      ->type_name("N");
+  add_weights(probe, options.weights, "f32");
+  add_threads(probe, options.threads);
+  probe
+      .add_option("--json", options.json_file,
+                  "also write everything that was measured to this file")
+      ->type_name("FILE");
+  probe.add_flag("--no-color", options.no_color, "no colours (also: NO_COLOR)");
 }
 
 void add_plan(CLI::App& plan, PlanOptions& options) {
@@ -369,6 +367,18 @@ void add_convert(CLI::App& convert, ConvertOptions& options) {
       ->type_name("MODEL");
 }
 
+// What was typed after the verb, so that it can be typed again.
+std::string command_text(int argc, const char* const* argv) {
+  std::string text;
+  for (int i = 2; i < argc; ++i) {
+    const std::string word = argv[i];
+    const bool plain = !word.empty() && word.find_first_of(" \t\n'\"*?$`\\;&|<>()[]{}!#~") ==
+                                            std::string::npos;
+    text += (i > 2 ? " " : "") + (plain ? word : "'" + word + "'");
+  }
+  return text;
+}
+
 // A message is one line, whatever a file or a library put into it.
 std::string one_line(std::string text) {
   std::replace_if(
@@ -397,6 +407,8 @@ int parse_and_call(int argc, const char* const* argv, const Verbs& verbs, std::o
   RunOptions run_options;
   EvalOptions eval_options;
   BenchOptions bench_options;
+  ProbeVerbOptions probe_options;
+  TuneVerbOptions tune_options;
   PlanOptions plan_options;
   InspectOptions inspect_options;
   ConvertOptions convert_options;
@@ -404,6 +416,9 @@ int parse_and_call(int argc, const char* const* argv, const Verbs& verbs, std::o
   CLI::App& eval =
       *app.add_subcommand("eval", "one table: what each precision costs in quality and memory");
   CLI::App& bench = *app.add_subcommand("bench", "tokens per second, per cache recipe and depth");
+  CLI::App& probe = *app.add_subcommand("probe", "where the error comes from, layer by layer");
+  CLI::App& tune =
+      *app.add_subcommand("tune", "the best precision for every layer, as a front and a picture");
   CLI::App& plan = *app.add_subcommand("plan", "how much memory a model needs, and what fits");
   CLI::App& inspect =
       *app.add_subcommand("inspect", "what a model, a tensor file or a recipe holds");
@@ -411,6 +426,8 @@ int parse_and_call(int argc, const char* const* argv, const Verbs& verbs, std::o
   add_run(run, run_options);
   add_eval(eval, eval_options);
   add_bench(bench, bench_options);
+  add_probe(probe, probe_options);
+  add_tune(tune, tune_options);
   add_plan(plan, plan_options);
   add_inspect(inspect, inspect_options);
   add_convert(convert, convert_options);
@@ -424,8 +441,8 @@ int parse_and_call(int argc, const char* const* argv, const Verbs& verbs, std::o
     return kExitUsage;
   };
   const std::string verb = argv[1];
-  const bool known = verb == "run" || verb == "eval" || verb == "bench" || verb == "plan" ||
-                     verb == "inspect" || verb == "convert";
+  const bool known = verb == "run" || verb == "eval" || verb == "bench" || verb == "probe" ||
+                     verb == "tune" || verb == "plan" || verb == "inspect" || verb == "convert";
   const std::string help = known ? "lowkey " + verb : "lowkey";
   if (!known && !verb.starts_with('-')) {
     return usage_error(fmt::format("unknown verb '{}': {}", verb, kVerbs), help);
@@ -437,7 +454,9 @@ int parse_and_call(int argc, const char* const* argv, const Verbs& verbs, std::o
   } catch (const CLI::RequiredError& error) {
     const bool no_model = (run.parsed() && run_options.model.empty()) ||
                           (eval.parsed() && eval_options.model.empty()) ||
-                          (bench.parsed() && bench_options.model.empty());
+                          (bench.parsed() && bench_options.model.empty()) ||
+                          (probe.parsed() && probe_options.model.empty()) ||
+                          (tune.parsed() && tune_options.model.empty());
     const std::string what = !known     ? fmt::format("a verb comes first: {}", kVerbs)
                              : no_model ? "no MODEL given"
                                         : error.what();
@@ -455,6 +474,11 @@ int parse_and_call(int argc, const char* const* argv, const Verbs& verbs, std::o
   if (run.parsed()) return call("run", verbs.run, run_options);
   if (eval.parsed()) return call("eval", verbs.eval, eval_options);
   if (bench.parsed()) return call("bench", verbs.bench, bench_options);
+  if (probe.parsed()) return call("probe", verbs.probe, probe_options);
+  if (tune.parsed()) {
+    tune_options.command = command_text(argc, argv);
+    return call("tune", verbs.tune, tune_options);
+  }
   if (plan.parsed()) return call("plan", verbs.plan, plan_options);
   if (convert.parsed()) return call("convert", verbs.convert, convert_options);
   return call("inspect", verbs.inspect, inspect_options);

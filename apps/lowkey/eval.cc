@@ -10,6 +10,7 @@
 #include "core/files.h"
 #include "core/sha256.h"
 #include "eval/evaluate.h"
+#include "eval_task.h"
 #include "model_options.h"
 #include "progress_bar.h"
 #include "table.h"
@@ -105,6 +106,7 @@ struct Report {
 }  // namespace
 
 int eval_verb(const EvalOptions& options) {
+  if (options.task) return eval_task(options);
   const Terminal terminal = detect_terminal(stdout, options.no_color);
   for (const std::string& text : options.kv) parse_recipe(text);  // said at once, not after loading
   const std::string text = read_file(options.text);

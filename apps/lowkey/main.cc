@@ -16,5 +16,11 @@ int main(int argc, char** argv) {
 #ifdef LOWKEY_HAVE_BENCH
   verbs.bench = lowkey::bench_verb;
 #endif
+#ifdef LOWKEY_HAVE_PROBE
+  verbs.probe = lowkey::probe_verb;
+#endif
+#ifdef LOWKEY_HAVE_TUNE
+  verbs.tune = lowkey::tune_verb;
+#endif
   return lowkey::run_cli(argc, argv, verbs, std::cout, std::cerr);
 }

@@ -196,6 +196,25 @@ TEST_F(CliTest, EvalDefaultsToF32AndTheTextOfTheEnvironment) {
   EXPECT_FALSE(eval_->stride || eval_->chunks || eval_->tokens || eval_->json_file);
 }
 
+TEST_F(CliTest, EvalTakesATask) {
+  ::setenv("LOWKEY_TEXT", "from-env.txt", 1);  // for other calls: this one names a task
+  ASSERT_EQ(call({"eval", "m", "--kv", "8", "--task", "q.jsonl", "--few-shot", "4", "--as-chat",
+                  "--max-tokens", "1k", "--limit", "100", "--json", "r.json"}),
+            kExitOk)
+      << err_.str();
+  ::unsetenv("LOWKEY_TEXT");
+  EXPECT_EQ(eval_->task, "q.jsonl");
+  EXPECT_EQ(eval_->text, "");
+  EXPECT_EQ(eval_->few_shot, "4");
+  EXPECT_TRUE(eval_->as_chat);
+  EXPECT_EQ(eval_->max_tokens, 1024);
+  EXPECT_EQ(eval_->limit, 100);
+  ASSERT_EQ(call({"eval", "m", "--task", "q.jsonl"}), kExitOk) << err_.str();
+  EXPECT_EQ(eval_->few_shot, "");
+  EXPECT_EQ(eval_->max_tokens, 256);
+  EXPECT_FALSE(eval_->as_chat || eval_->limit);
+}
+
 TEST_F(CliTest, Inspect) {
   ASSERT_EQ(call({"inspect", "r.json", "--model", "m.gguf", "-c", "8k", "--json"}), kExitOk);
   EXPECT_EQ(inspect_->path, "r.json");
@@ -320,7 +339,16 @@ INSTANTIATE_TEST_SUITE_P(
         Wrong{{"convert"}, "input is required"},
         Wrong{{"convert", "p.yaml", "--as", "nvfp4"}, "--as: 'nvfp4' is not kivi or per-token"},
         Wrong{{"run"}, "no MODEL given"}, Wrong{{"eval"}, "no MODEL given"},
-        Wrong{{"eval", "m"}, "--text is required"}, Wrong{{"inspect"}, "path is required"},
+        Wrong{{"eval", "m"}, "no --text FILE given, and no --task"},
+        Wrong{{"eval", "m", "--text", "t", "--task", "q"}, "--text excludes --task"},
+        Wrong{{"eval", "m", "--text", "t", "--limit", "3"}, "--limit requires --task"},
+        Wrong{{"eval", "m", "--text", "t", "--few-shot", "3"}, "--few-shot requires --task"},
+        Wrong{{"eval", "m", "--text", "t", "--as-chat"}, "--as-chat requires --task"},
+        Wrong{{"eval", "m", "--text", "t", "-n", "9"}, "--max-tokens requires --task"},
+        Wrong{{"eval", "m", "--task", "q", "--stride", "9"}, "--stride excludes --task"},
+        Wrong{{"eval", "m", "--task", "q", "--limit", "0"},
+              "--limit: '0' is not a count of at least 1, such as 4096 or 32k"},
+        Wrong{{"inspect"}, "path is required"},
         Wrong{{"run", "m", "--bogus"}, "The following argument was not expected: --bogus"},
         Wrong{{"run", "m", "other"}, "The following argument was not expected: other"},
         Wrong{{"run", "m", "-p", "a", "-f", "b"}, "--prompt excludes --file"},
