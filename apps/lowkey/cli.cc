@@ -29,6 +29,8 @@ constexpr const char* kRunExamples = R"(Examples:
   lowkey run model.gguf -p "Hi" --kv kivi-2+i1      from a 2-bit cache, first token exact
   lowkey run ./hf-folder -f story.txt --raw -n 200  continue a text, no chat template
   lowkey run model.gguf --quality balanced --front tuned     what lowkey tune found
+Qualities, by what a recipe was measured to lose on held-out text (docs/formats/front.md):
+  lossless: perplexity within 0.5%, KL <= 0.01; balanced: within 2%; compact: within 5%
 )";
 
 constexpr const char* kEvalExamples = R"(Examples:
@@ -109,12 +111,11 @@ void add_run(CLI::App& run, RunOptions& options) {
   auto* kv =
       run.add_option("--kv", options.kv, "how K and V are stored; default 16")->type_name("RECIPE");
   auto* front = run.add_option("--front", options.front,
-                               "with --quality: a front.json of lowkey tune, or its folder")
+                               "for --quality: a front.json of lowkey tune, or its folder")
                     ->type_name("FILE");
   auto* quality =
       add_parsed(run, "--quality", options.quality, parse_quality, "lossless, balanced or compact",
-                 "instead of --kv: the smallest of --front that is lossless (perplexity "
-                 "within 0.5%), balanced (2%), compact (5%)")
+                 "instead of --kv: lossless, balanced or compact, from --front")
           ->type_name("NAME")
           ->excludes(kv);
   front->needs(quality);
@@ -315,7 +316,7 @@ void add_plan(CLI::App& plan, PlanOptions& options) {
                  "also: the longest context and the largest batch that fit this")
           ->type_name("SIZE");
   plan.add_option("--front", options.front,
-                  "instead of --kv: the best recipe of a front.json (or its folder) for --memory")
+                  "instead of --kv: the best in a front.json that fits --memory")
       ->type_name("FILE")
       ->excludes(kv)
       ->needs(memory);
@@ -345,14 +346,12 @@ void add_inspect(CLI::App& inspect, InspectOptions& options) {
 
 void add_convert(CLI::App& convert, ConvertOptions& options) {
   convert.footer(footer(kConvertExamples));
-  convert
-      .add_option("input", options.input,
-                  "a recipe, KVTuner's .yaml, or ModelOpt's .json (hf_quant_config, config)")
+  convert.add_option("input", options.input, "a recipe, KVTuner's .yaml, or ModelOpt's .json")
       ->required()
       ->type_name("INPUT");
   convert
       .add_option("-o,--output", options.output,
-                  "*.json: a recipe; *.yaml: KVTuner's; without it: JSON on standard output")
+                  "*.json: a recipe, *.yaml: KVTuner's; default: JSON to stdout")
       ->type_name("FILE");
   const auto parse = [](const std::string& text) -> std::optional<ImportPreset> {
     if (text == "kivi") return ImportPreset::kKivi;
@@ -360,7 +359,7 @@ void add_convert(CLI::App& convert, ConvertOptions& options) {
     return std::nullopt;
   };
   add_parsed(convert, "--as", options.as, parse, "kivi or per-token",
-             "how files that say bits only are meant: kivi, per-token; default: by their name")
+             "how bits alone are meant: kivi, per-token; default: by the name")
       ->type_name("MODE");
   convert
       .add_option("-m,--model", options.model,

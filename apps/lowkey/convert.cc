@@ -131,11 +131,18 @@ std::string to_kvtuner(const Source& source, const ConvertOptions& options, std:
     }
   }();
   std::string yaml = recipe_to_kvtuner_yaml(resolved);
-  const auto preset = kvtuner_preset(resolved);
-  said +=
-      preset ? fmt::format("Bits only: the same recipe again with --as {}.\n", preset_name(*preset))
-             : "Bits only: axes, groups, windows and intact prefix are not in it, and differ "
-               "from both\nof KVTuner's modes.\n";
+  ResolvedRecipe without_prefix = resolved;
+  without_prefix.intact_prefix = 0;
+  if (const auto preset = kvtuner_preset(without_prefix); !preset) {
+    said +=
+        "Bits only: axes, groups, windows and intact prefix are not in it, and differ from both\n"
+        "of KVTuner's modes.\n";
+  } else {
+    said += fmt::format("Bits only: the same recipe again with --as {}", preset_name(*preset));
+    if (resolved.intact_prefix > 0)
+      said += fmt::format(", but for its +i{}", resolved.intact_prefix);
+    said += ".\n";
+  }
   return yaml;
 }
 

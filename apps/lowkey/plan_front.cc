@@ -118,6 +118,7 @@ class FrontPlan {
     } else {
       out += "\n" + refusal_text();
     }
+    out += "KL (nats) and perplexity against the 16-bit cache, on held-out text.\n";
     out += planned_total_text(model_, ctx_);
     if (other_) out += fmt::format("Warning: {}: {}.\n", file_, *other_);
     return out;
@@ -130,7 +131,7 @@ class FrontPlan {
     for (const Row& row : rows_) {
       json["points"].push_back({{"kv", reference(row)},
                                 {"recipe", row.point->recipe},
-                                {"code_bits", code_bits(row.plan.recipe())},
+                                {"code_bits", row.point->code_bits},
                                 {"stored_bits", stored_bits(row.plan.recipe(), ctx_)},
                                 {"kl_heldout", row.point->kl_heldout},
                                 {"ppl_delta_percent_heldout", row.point->ppl_delta_percent_heldout},
@@ -172,19 +173,19 @@ class FrontPlan {
     const int64_t ctx = smallest_->plan.longest_ctx(memory_, options_.batch);
     const int64_t batch = smallest_->plan.largest_batch(memory_, ctx_);
     if (ctx == 0 && batch == 0) {
-      return out + fmt::format("Weights alone are {}: more than one token does not fit.\n",
+      return out + fmt::format("Weights alone are {}: not even one token fits.\n",
                                bytes_text(model_.weight_bytes));
     }
-    out += fmt::format("{} hold", bytes_text(memory_));
+    out += fmt::format("On it {} hold", bytes_text(memory_));
     if (ctx > 0) out += fmt::format(" {}", tokens_text(ctx, options_.batch));
     if (ctx > 0 && batch > 0) out += ", or";
     if (batch > 0) out += fmt::format(" {}", tokens_text(ctx_, batch));
-    return out + " on it.\n";
+    return out + ".\n";
   }
 
   std::string points_table(const Terminal& terminal) const {
     const auto count = [](int64_t n) { return n == 0 ? "-" : with_separators(n); };
-    Table table({{""},
+    Table table({{"fits"},
                  {"code", kRight},
                  {"stored", kRight},
                  {"KV cache", kRight},
@@ -194,10 +195,10 @@ class FrontPlan {
                  {"max ctx", kRight},
                  {"max batch", kRight}});
     for (const Row& row : rows_) {
-      table.add_row({&row == chosen_ ? "->"
-                     : fits(row)     ? ""
+      table.add_row({&row == chosen_ ? "use"
+                     : fits(row)     ? "yes"
                                      : "no",
-                     fmt::format("{:.2f}", code_bits(row.plan.recipe())),
+                     fmt::format("{:.2f}", row.point->code_bits),
                      fmt::format("{:.2f}", stored_bits(row.plan.recipe(), ctx_)),
                      bytes_text(row.need.kv.total()), bytes_text(row.need.total()),
                      fmt::format("{:.4f}", row.point->kl_heldout),

@@ -153,7 +153,8 @@ std::filesystem::path front_path(const std::filesystem::path& file_or_folder) {
   constexpr const char* kName = "front.json";
   std::error_code ignored;
   const bool folder = std::filesystem::is_directory(file_or_folder, ignored);
-  const std::filesystem::path file = folder ? file_or_folder / kName : file_or_folder;
+  std::filesystem::path file =
+      folder ? (file_or_folder / kName).lexically_normal() : file_or_folder;
   if (!std::filesystem::exists(file, ignored)) {
     fail(ErrorCode::kNotFound, "{}: no {}; 'lowkey tune MODEL' makes one", file_or_folder.string(),
          folder ? "front.json in this folder" : "such front");

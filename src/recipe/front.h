@@ -107,7 +107,8 @@ struct FrontChoice {
   const FrontPoint& point() const { return front.points[index]; }
   KvRecipe recipe() const;  // named after file and bits
 };
-// Throws Error as read_front, and kInvalidArgument where no point is meant: which there are is said.
+// Throws Error as read_front, and kInvalidArgument where no point is meant: which there are is
+// said.
 FrontChoice choose_point(const FrontReference& reference);
 
 // What names this point of this file: "front.json@3.23".

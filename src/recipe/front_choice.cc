@@ -78,8 +78,8 @@ const FrontPoint& point_named(const Front& front, const FrontReference& referenc
   }
   if (const FrontPoint* point = point_within(front, *bits)) return *point;
   const FrontPoint& smallest = front.points.front();
-  fail(ErrorCode::kInvalidArgument, "{}@{}: no point has so few code bits: the smallest is {}", file,
-       which, reference_to(file, front, smallest));
+  fail(ErrorCode::kInvalidArgument, "{}@{}: no point has so few code bits: the smallest is {}",
+       file, which, reference_to(file, front, smallest));
 }
 
 }  // namespace

@@ -1,6 +1,6 @@
 #pragma once
-// Strict reading of our JSON formats: every complaint is "SOURCE: PATH: what", unknown fields, wrong
-// types and keys given twice are complaints. Torch-free; errors are Error kInvalidArgument.
+// Strict reading of our JSON formats: every complaint is "SOURCE: PATH: what", unknown fields,
+// wrong types and keys given twice are complaints. Torch-free; errors are Error kInvalidArgument.
 #include <nlohmann/json.hpp>
 #include <span>
 #include <string>

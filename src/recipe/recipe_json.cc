@@ -79,8 +79,10 @@ Provenance read_provenance(const JsonNode& node) {
 KvRecipe read_recipe(const JsonNode& node) {
   // The version first: a newer file has fields that are unknown here, and that is not its fault.
   if (node.has("lowkey_front")) {
-    node.refuse("a front of several recipes: say which, as {}@3.25 (the most code bits) or "
-                "@balanced", node.source());
+    node.refuse(
+        "a front of several recipes: say which, as {}@3.25 (the most code bits) or "
+        "@balanced",
+        node.source());
   }
   if (!node.has("lowkey_recipe"))
     node.refuse("not a recipe: \"lowkey_recipe\": {} is missing", kVersion);

@@ -45,6 +45,10 @@ class CliTest : public testing::Test {
       inspect_ = options;
       return kExitOk;
     };
+    verbs_.convert = [this](const ConvertOptions& options) {
+      convert_ = options;
+      return kExitOk;
+    };
   }
 
   int call(std::vector<const char*> arguments) {
@@ -59,8 +63,10 @@ class CliTest : public testing::Test {
   std::optional<EvalOptions> eval_;
   std::optional<BenchOptions> bench_;
   std::optional<ProbeVerbOptions> probe_;
+  std::optional<TuneVerbOptions> tune_;
   std::optional<PlanOptions> plan_;
   std::optional<InspectOptions> inspect_;
+  std::optional<ConvertOptions> convert_;
   std::ostringstream out_, err_;
 };
 
@@ -242,10 +248,36 @@ TEST_F(CliTest, Plan) {
   EXPECT_TRUE(plan_->json && plan_->model.empty());
 }
 
+TEST_F(CliTest, RunTakesAQualityOfAFront) {
+  ASSERT_EQ(call({"run", "m", "--quality", "balanced", "--front", "tuned"}), kExitOk) << err_.str();
+  EXPECT_EQ(run_->quality, Quality::kBalanced);
+  EXPECT_EQ(run_->front, "tuned");
+  EXPECT_EQ(run_->kv, "16");
+}
+
+TEST_F(CliTest, PlanTakesAFront) {
+  ASSERT_EQ(call({"plan", "m", "--front", "f.json", "--memory", "6GiB"}), kExitOk) << err_.str();
+  EXPECT_EQ(plan_->front, "f.json");
+  EXPECT_EQ(plan_->memory, int64_t{6} << 30);
+}
+
+TEST_F(CliTest, Convert) {
+  ASSERT_EQ(call({"convert", "p.yaml"}), kExitOk) << err_.str();
+  EXPECT_EQ(convert_->input, "p.yaml");
+  EXPECT_FALSE(convert_->output || convert_->as || convert_->model);
+  ASSERT_EQ(call({"convert", "p.yaml", "-o", "r.json", "--as", "kivi", "-m", "m.gguf"}), kExitOk);
+  EXPECT_EQ(convert_->output, "r.json");
+  EXPECT_EQ(convert_->as, ImportPreset::kKivi);
+  EXPECT_EQ(convert_->model, "m.gguf");
+  ASSERT_EQ(call({"convert", "p.yaml", "--as", "per-token"}), kExitOk);
+  EXPECT_EQ(convert_->as, ImportPreset::kPerToken);
+}
+
 TEST_F(CliTest, HelpOfEveryVerbHasExamplesAndGoesToOut) {
   ASSERT_EQ(call({"--help"}), kExitOk);
   EXPECT_THAT(out_.str(), HasSubstr("inspect"));
-  for (const char* verb : {"run", "eval", "bench", "probe", "plan", "inspect"}) {
+  for (const char* verb :
+       {"run", "eval", "bench", "probe", "tune", "plan", "inspect", "convert"}) {
     ASSERT_EQ(call({verb, "--help"}), kExitOk) << verb;
     EXPECT_THAT(out_.str(), HasSubstr("Examples:\n  lowkey " + std::string(verb))) << verb;
     EXPECT_THAT(out_.str(), HasSubstr("kivi-4")) << verb;
@@ -253,7 +285,7 @@ TEST_F(CliTest, HelpOfEveryVerbHasExamplesAndGoesToOut) {
     std::istringstream lines(out_.str());
     for (std::string line; std::getline(lines, line);) EXPECT_LE(line.size(), 100u) << line;
   }
-  EXPECT_FALSE(run_ || eval_ || probe_ || plan_ || inspect_);
+  EXPECT_FALSE(run_ || eval_ || probe_ || tune_ || plan_ || inspect_ || convert_);
 }
 
 TEST_F(CliTest, Version) {
@@ -277,12 +309,12 @@ class CliRefuses : public CliTest, public testing::WithParamInterface<Wrong> {};
 TEST_P(CliRefuses, WithTwoAndAPointerToHelp) {
   EXPECT_EQ(call(GetParam().arguments), kExitUsage);
   const std::string verb = GetParam().arguments[0];
-  const bool known =
-      verb == "run" || verb == "eval" || verb == "bench" || verb == "plan" || verb == "inspect";
+  const bool known = verb == "run" || verb == "eval" || verb == "bench" || verb == "plan" ||
+                     verb == "inspect" || verb == "convert";
   EXPECT_EQ(err_.str(), std::string("lowkey: error: ") + GetParam().message + "\nSee 'lowkey " +
                             (known ? verb + " " : "") + "--help'.\n");
   EXPECT_THAT(out_.str(), IsEmpty());
-  EXPECT_FALSE(run_ || eval_ || probe_ || plan_ || inspect_);
+  EXPECT_FALSE(run_ || eval_ || probe_ || tune_ || plan_ || inspect_ || convert_);
 }
 
 INSTANTIATE_TEST_SUITE_P(
@@ -293,8 +325,8 @@ INSTANTIATE_TEST_SUITE_P(
         Wrong{{"probe", "m", "--bits", "8,5"}, "'8,5' is not a list of 8, 4, 3 and 2"},
         Wrong{{"probe", "m", "--bits", "4", "--kv", "2"}, "--kv excludes --bits"},
         Wrong{{"probe", "m", "--ctx", "1"}, "'1' is not a count of at least 2"},
-        Wrong{{"chat"}, "unknown verb 'chat': run, eval, bench, probe, plan or inspect"},
-        Wrong{{"--bogus"}, "a verb comes first: run, eval, bench, probe, plan or inspect"},
+        Wrong{{"chat"}, "unknown verb 'chat': run, eval, bench, probe, tune, plan, inspect or convert"},
+        Wrong{{"--bogus"}, "a verb comes first: run, eval, bench, probe, tune, plan, inspect or convert"},
         Wrong{{"bench"}, "no MODEL given"},
         Wrong{{"bench", "m", "-d", "0,deep"},
               "-d,--n-depth: 'deep' is not a count such as 128 or 4k"},
@@ -306,6 +338,18 @@ INSTANTIATE_TEST_SUITE_P(
         Wrong{{"plan", "m", "--weights-bits", "4"}, "--weights-bits requires --arch"},
         Wrong{{"plan", "m", "--memory", "much"},
               "--memory: 'much' is not a size such as 16GiB or 80GB"},
+        Wrong{{"run", "m", "--quality", "best", "--front", "f"},
+              "--quality: 'best' is not lossless, balanced or compact"},
+        Wrong{{"run", "m", "--quality", "compact"},
+              "--quality needs --front FILE, a front of recipes: 'lowkey tune MODEL' makes one"},
+        Wrong{{"run", "m", "--quality", "compact", "--front", "f", "--kv", "8"},
+              "--kv excludes --quality"},
+        Wrong{{"run", "m", "--front", "f"}, "--front requires --quality"},
+        Wrong{{"plan", "m", "--front", "f"}, "--front requires --memory"},
+        Wrong{{"plan", "m", "--front", "f", "--memory", "1g", "--kv", "8"},
+              "--kv excludes --front"},
+        Wrong{{"convert"}, "input is required"},
+        Wrong{{"convert", "p.yaml", "--as", "nvfp4"}, "--as: 'nvfp4' is not kivi or per-token"},
         Wrong{{"run"}, "no MODEL given"}, Wrong{{"eval"}, "no MODEL given"},
         Wrong{{"eval", "m"}, "no --text FILE given, and no --task"},
         Wrong{{"eval", "m", "--text", "t", "--task", "q"}, "--text excludes --task"},
