@@ -47,7 +47,7 @@ set_property(GLOBAL APPEND PROPERTY JOB_POOLS lowkey_torch_pool=${torch_jobs})
 # Puts a target that sees torch, itself or through a room, into that pool.
 function(lowkey_limit_torch_jobs target)
   foreach(item ${ARGN})
-    if(item MATCHES "^(torch_cpu|model|engine|eval)$")
+    if(item MATCHES "^(torch_cpu|model|engine|eval|probe)$")
       set_property(TARGET ${target} PROPERTY JOB_POOL_COMPILE lowkey_torch_pool)
     endif()
   endforeach()

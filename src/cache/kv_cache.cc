@@ -135,9 +135,10 @@ struct KvSequence::Impl {
 
   std::byte* ring(const SidePlan& side) const { return windows.data() + side.window_offset; }
 
-  int64_t min_length() const {
-    int64_t length = layers[0].length;
-    for (const LayerState& layer : layers) length = std::min(length, layer.length);
+  int64_t min_length(size_t first_layer = 0) const {
+    int64_t length = layers[first_layer].length;
+    for (size_t i = first_layer; i < layers.size(); ++i)
+      length = std::min(length, layers[i].length);
     return length;
   }
 
@@ -299,8 +300,8 @@ KvSequence::~KvSequence() = default;
 const KvCache& KvSequence::cache() const {
   return *impl_->owner;
 }
-int64_t KvSequence::length() const {
-  return impl_->min_length();
+int64_t KvSequence::length(int32_t first_layer) const {
+  return impl_->min_length(static_cast<size_t>(first_layer));
 }
 
 namespace {

@@ -98,7 +98,8 @@ class KvSequence {
   ~KvSequence();
 
   const KvCache& cache() const;
-  int64_t length() const;  // tokens stored in every layer
+  // Tokens stored in every layer, or in `first_layer` and all after it.
+  int64_t length(int32_t first_layer = 0) const;
 
   // k, v: [n, num_kv_heads, head_dim] floats, keys after RoPE. Throws Error kNumeric (NaN,
   // infinity, beyond f16) naming layer and position, kResourceExhausted when the pool is full; then

@@ -90,6 +90,19 @@ AtenOps::Value AtenOps::by_rows(int64_t rows, int64_t cols, const Work& work) {
   return out;
 }
 
+AtenOps::Value AtenOps::rows_of(const float* x, int64_t rows, int64_t cols) {
+  return view_of(x, {rows, cols}).clone();
+}
+
+int64_t AtenOps::rows(const Value& x) const {
+  return x.size(0);
+}
+
+const float* AtenOps::floats(const Value& x) const {
+  LOWKEY_CHECK(x.is_contiguous());
+  return x.const_data_ptr<float>();
+}
+
 AtenOps::Value AtenOps::embed(const WeightMatrix& table, std::span<const int32_t> tokens) {
   Value x = at::empty({std::ssize(tokens), table.cols()}, at::kFloat);
   auto* out = x.data_ptr<float>();

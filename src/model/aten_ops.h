@@ -31,6 +31,9 @@ class AtenOps {
   // Before each step: where its rows belong. `step` must outlive the step.
   void begin(const StepRows& step);
 
+  Value rows_of(const float* x, int64_t rows, int64_t cols);
+  int64_t rows(const Value& x) const;
+  const float* floats(const Value& x) const;
   Value embed(const WeightMatrix& table, std::span<const int32_t> tokens);
   Value linear(const Value& x, const Linear& linear);
   template <std::same_as<Linear>... Linears>

@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "model/forward_options.h"
 #include "model/ops.h"
 #include "model/weights.h"
 
@@ -38,10 +39,11 @@ typename Ops::Value add_linear(Ops& ops, typename Ops::Value x, const typename O
 
 template <LayerOps Ops>
 typename Ops::Value attention_block(Ops& ops, const ModelConfig& config, const LayerWeights& w,
-                                    int32_t layer, typename Ops::Value x) {
+                                    int32_t layer, typename Ops::Value x, StepWatcher* watcher) {
   auto [q, k, v] = linears_of_norm(ops, x, w.attn_norm, w.q, w.k, w.v);
   q = ops.rope(std::move(q), config.num_qo_heads);
   k = ops.rope(std::move(k), config.num_kv_heads);
+  if (watcher) watcher->attention(layer, ops.floats(q), ops.floats(k), ops.floats(v), ops.rows(q));
   return add_linear(ops, std::move(x), ops.attend(layer, q, k, v), w.o);
 }
 
@@ -68,19 +70,26 @@ typename Ops::Value mlp_block(Ops& ops, const LayerWeights& w, typename Ops::Val
 // none): nobody needs the others once the last layer has stored their K and V.
 template <LayerOps Ops>
 typename Ops::Value transformer(Ops& ops, const ModelWeights& w, std::span<const int32_t> tokens,
-                                std::span<const int64_t> wanted_rows) {
-  typename Ops::Value x = ops.embed(w.embedding, tokens);
-  for (int32_t layer = 0; layer < w.config.num_layers; ++layer) {
+                                std::span<const int64_t> wanted_rows,
+                                const ForwardOptions& options = {}) {
+  StepWatcher* const watcher = options.watcher;
+  typename Ops::Value x =
+      options.first_layer == 0
+          ? ops.embed(w.embedding, tokens)
+          : ops.rows_of(options.residual, std::ssize(tokens), w.config.hidden_size);
+  for (int32_t layer = options.first_layer; layer < w.config.num_layers; ++layer) {
     const LayerWeights& weights = w.layers[static_cast<size_t>(layer)];
     const bool last = layer + 1 == w.config.num_layers;
+    if (watcher) watcher->residual(layer, ops.floats(x), ops.rows(x));
     if (last && wanted_rows.empty()) {
       store_block(ops, w.config, weights, layer, x);
       return ops.select_rows(std::move(x), wanted_rows);
     }
-    x = attention_block(ops, w.config, weights, layer, std::move(x));
+    x = attention_block(ops, w.config, weights, layer, std::move(x), watcher);
     if (last) x = ops.select_rows(std::move(x), wanted_rows);
     x = mlp_block(ops, weights, std::move(x));
   }
+  if (watcher) watcher->residual(w.config.num_layers, ops.floats(x), ops.rows(x));
   return ops.rms_norm(x, w.final_norm);
 }
 

@@ -94,9 +94,11 @@ int64_t Model::prefill_bytes() const {
   return impl_->prefill ? impl_->prefill->packed_bytes() : 0;
 }
 
-void Model::forward(std::span<const StepItem> items, float* hidden, Backend backend) {
+void Model::forward(std::span<const StepItem> items, float* hidden, const ForwardOptions& options) {
   Impl& m = *impl_;
-  m.step.assign(items, m.weights.config, m.rope);
+  LOWKEY_CHECK(options.first_layer == 0 || options.residual != nullptr, "nothing to resume with");
+  LOWKEY_CHECK(options.first_layer >= 0 && options.first_layer < m.weights.config.num_layers);
+  m.step.assign(items, m.weights.config, m.rope, options.first_layer);
   if (items.empty()) return;
   const auto tokens = m.step.tokens();
   const auto wanted = m.step.wanted_rows();
@@ -104,10 +106,10 @@ void Model::forward(std::span<const StepItem> items, float* hidden, Backend back
                wanted.size());
   const auto run_on = [&](auto& ops) {
     ops.begin(m.step);
-    const auto rows = transformer(ops, m.weights, tokens, wanted);
+    const auto rows = transformer(ops, m.weights, tokens, wanted, options);
     std::copy_n(rows.data(), rows.count(), hidden);
   };
-  switch (m.backend_for(m.step.num_rows(), backend)) {
+  switch (m.backend_for(m.step.num_rows(), options.backend)) {
     case Backend::kNative: return run_on(m.native);
     case Backend::kPrefill: return run_on(*m.prefill);
     default: break;
@@ -115,7 +117,7 @@ void Model::forward(std::span<const StepItem> items, float* hidden, Backend back
   translate_errors([&] {
     const c10::InferenceMode inference;
     m.aten.begin(m.step);
-    const at::Tensor rows = transformer(m.aten, m.weights, tokens, wanted).contiguous();
+    const at::Tensor rows = transformer(m.aten, m.weights, tokens, wanted, options).contiguous();
     std::copy_n(rows.const_data_ptr<float>(), rows.numel(), hidden);
   });
 }

@@ -13,6 +13,7 @@
 #include "core/threads.h"
 #include "linear/weight_matrix.h"
 #include "load/model_file.h"
+#include "model/forward_options.h"
 #include "model/step.h"
 #include "model/weights.h"
 
@@ -26,9 +27,6 @@ namespace lowkey {
 inline constexpr int64_t kNativeRows = 16;
 // The same with weights in floats, whose products cost more than twice as much.
 inline constexpr int64_t kNativeFloatRows = 8;
-
-// Which implementation a step runs on: for tests and benches that compare them.
-enum class Backend : uint8_t { kAuto, kNative, kPrefill, kAten };
 
 class Model {
  public:
@@ -51,7 +49,10 @@ class Model {
   // order (null if none are). Throws Error: as StepRows::assign, with the sequences untouched;
   // as KvSequence::append or kResourceExhausted (memory), after which the sequences of the step are
   // unusable.
-  void forward(std::span<const StepItem> items, float* hidden, Backend backend = Backend::kAuto);
+  void forward(std::span<const StepItem> items, float* hidden, const ForwardOptions& options = {});
+  void forward(std::span<const StepItem> items, float* hidden, Backend backend) {
+    forward(items, hidden, ForwardOptions{.backend = backend});
+  }
 
   // hidden: [rows, hidden_size] -> out: [rows, vocab_size]. Callers with many rows go in blocks:
   // logits are large.

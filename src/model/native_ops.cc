@@ -61,6 +61,12 @@ NativeOps::NativeOps(const ModelConfig& config, int64_t max_rows, ThreadPool& po
       attention_(attention),
       buffers_(max_rows * widest(config)) {}
 
+NativeOps::Value NativeOps::rows_of(const float* x, int64_t rows, int64_t cols) {
+  Value copy = buffers_.lend(rows, cols);
+  std::copy_n(x, rows * cols, copy.data());
+  return copy;
+}
+
 NativeOps::Value NativeOps::embed(const WeightMatrix& table, std::span<const int32_t> tokens) {
   const auto rows = std::ssize(tokens);
   LOWKEY_CHECK(rows <= max_rows_, "{} rows in a step of at most {}", rows, max_rows_);

@@ -24,8 +24,12 @@ template <typename Ops>
 concept LayerOps = requires(Ops ops, typename Ops::Value x, const typename Ops::Value& y,
                             const Linear& linear, const WeightMatrix& table,
                             const std::vector<float>& weight, std::span<const int32_t> tokens,
-                            std::span<const int64_t> rows, int32_t n) {
+                            std::span<const int64_t> rows, const float* floats, int32_t n) {
   requires std::movable<typename Ops::Value>;
+  // Caller's rows, copied: [n, n]. And a look at a Value's: how many, and the floats, row by row.
+  { ops.rows_of(floats, int64_t{n}, int64_t{n}) } -> std::same_as<typename Ops::Value>;
+  { ops.rows(y) } -> std::same_as<int64_t>;
+  { ops.floats(y) } -> std::same_as<const float*>;
   // Rows of `table`: [tokens, hidden].
   { ops.embed(table, tokens) } -> std::same_as<typename Ops::Value>;
   // y W^T + bias, and several matrices over one input.

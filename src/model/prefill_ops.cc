@@ -107,6 +107,12 @@ void PrefillOps::round_norm(const Value& x, const std::vector<float>& norm) {
   });
 }
 
+PrefillOps::Value PrefillOps::rows_of(const float* x, int64_t rows, int64_t cols) {
+  Value copy = buffers_->lend(rows, cols);
+  std::copy_n(x, rows * cols, copy.data());
+  return copy;
+}
+
 PrefillOps::Value PrefillOps::embed(const WeightMatrix& table, std::span<const int32_t> tokens) {
   Value x = buffers_->lend(std::ssize(tokens), table.cols());
   by_rows(x.rows(), [&](int64_t first, int64_t count, int) {

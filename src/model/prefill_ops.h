@@ -41,6 +41,9 @@ class PrefillOps {
   // Before each step: where its rows belong. `step` must outlive the step. No Value may be left.
   void begin(const StepRows& step);
 
+  Value rows_of(const float* x, int64_t rows, int64_t cols);
+  int64_t rows(const Value& x) const { return x.rows(); }
+  const float* floats(const Value& x) const { return x.data(); }
   Value embed(const WeightMatrix& table, std::span<const int32_t> tokens);
   Value linear(const Value& x, const Linear& linear) { return std::move(linears(x, linear)[0]); }
   template <std::same_as<Linear>... Linears>

@@ -5,7 +5,8 @@
 namespace lowkey {
 namespace {
 
-void check_item(const StepItem& item, std::span<const StepItem> before, const ModelConfig& config) {
+void check_item(const StepItem& item, std::span<const StepItem> before, const ModelConfig& config,
+                int32_t first_layer) {
   LOWKEY_CHECK(item.sequence != nullptr, "a step without a sequence");
   if (item.tokens.empty()) fail(ErrorCode::kInvalidArgument, "a step without tokens");
   for (const StepItem& other : before) {
@@ -26,7 +27,7 @@ void check_item(const StepItem& item, std::span<const StepItem> before, const Mo
            config.vocab_size - 1);
     }
   }
-  const int64_t length = item.sequence->length() + std::ssize(item.tokens);
+  const int64_t length = item.sequence->length(first_layer) + std::ssize(item.tokens);
   if (config.max_context > 0 && length > config.max_context) {
     fail(ErrorCode::kResourceExhausted, "a sequence of {} tokens: the model's context is {}",
          length, config.max_context);
@@ -36,8 +37,10 @@ void check_item(const StepItem& item, std::span<const StepItem> before, const Mo
 }  // namespace
 
 void StepRows::assign(std::span<const StepItem> items, const ModelConfig& config,
-                      const RopeFrequencies& rope) {
-  for (size_t i = 0; i < items.size(); ++i) check_item(items[i], items.first(i), config);
+                      const RopeFrequencies& rope, int32_t first_layer) {
+  for (size_t i = 0; i < items.size(); ++i) {
+    check_item(items[i], items.first(i), config, first_layer);
+  }
   items_.assign(items.begin(), items.end());
   tokens_.clear();
   wanted_.clear();
@@ -54,7 +57,7 @@ void StepRows::assign(std::span<const StepItem> items, const ModelConfig& config
   sin_.resize(cos_.size());
   int64_t row = 0;
   for (const StepItem& item : items) {
-    const int64_t position = item.sequence->length();
+    const int64_t position = item.sequence->length(first_layer);
     for (int64_t t = 0; t < std::ssize(item.tokens); ++t, ++row) {
       rope.at(position + t, cos_.data() + row * half_dim_, sin_.data() + row * half_dim_);
     }

@@ -26,8 +26,9 @@ class StepRows {
   // Throws Error, with the sequences untouched: kInvalidArgument for a token id outside the
   // vocabulary, no tokens, a sequence named twice or of a cache made for another model;
   // kResourceExhausted where a sequence would outgrow the model's context.
+  // first_layer: the step leaves out the layers before it, and so did all steps before.
   void assign(std::span<const StepItem> items, const ModelConfig& config,
-              const RopeFrequencies& rope);
+              const RopeFrequencies& rope, int32_t first_layer = 0);
 
   std::span<const StepItem> items() const { return items_; }
   int64_t num_rows() const { return static_cast<int64_t>(tokens_.size()); }

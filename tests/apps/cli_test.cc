@@ -33,6 +33,10 @@ class CliTest : public testing::Test {
       bench_ = options;
       return kExitOk;
     };
+    verbs_.probe = [this](const ProbeVerbOptions& options) {
+      probe_ = options;
+      return kExitOk;
+    };
     verbs_.plan = [this](const PlanOptions& options) {
       plan_ = options;
       return kExitOk;
@@ -54,6 +58,7 @@ class CliTest : public testing::Test {
   std::optional<RunOptions> run_;
   std::optional<EvalOptions> eval_;
   std::optional<BenchOptions> bench_;
+  std::optional<ProbeVerbOptions> probe_;
   std::optional<PlanOptions> plan_;
   std::optional<InspectOptions> inspect_;
   std::ostringstream out_, err_;
@@ -191,6 +196,25 @@ TEST_F(CliTest, EvalDefaultsToF32AndTheTextOfTheEnvironment) {
   EXPECT_FALSE(eval_->stride || eval_->chunks || eval_->tokens || eval_->json_file);
 }
 
+TEST_F(CliTest, EvalTakesATask) {
+  ::setenv("LOWKEY_TEXT", "from-env.txt", 1);  // for other calls: this one names a task
+  ASSERT_EQ(call({"eval", "m", "--kv", "8", "--task", "q.jsonl", "--few-shot", "4", "--as-chat",
+                  "--max-tokens", "1k", "--limit", "100", "--json", "r.json"}),
+            kExitOk)
+      << err_.str();
+  ::unsetenv("LOWKEY_TEXT");
+  EXPECT_EQ(eval_->task, "q.jsonl");
+  EXPECT_EQ(eval_->text, "");
+  EXPECT_EQ(eval_->few_shot, "4");
+  EXPECT_TRUE(eval_->as_chat);
+  EXPECT_EQ(eval_->max_tokens, 1024);
+  EXPECT_EQ(eval_->limit, 100);
+  ASSERT_EQ(call({"eval", "m", "--task", "q.jsonl"}), kExitOk) << err_.str();
+  EXPECT_EQ(eval_->few_shot, "");
+  EXPECT_EQ(eval_->max_tokens, 256);
+  EXPECT_FALSE(eval_->as_chat || eval_->limit);
+}
+
 TEST_F(CliTest, Inspect) {
   ASSERT_EQ(call({"inspect", "r.json", "--model", "m.gguf", "-c", "8k", "--json"}), kExitOk);
   EXPECT_EQ(inspect_->path, "r.json");
@@ -221,7 +245,7 @@ TEST_F(CliTest, Plan) {
 TEST_F(CliTest, HelpOfEveryVerbHasExamplesAndGoesToOut) {
   ASSERT_EQ(call({"--help"}), kExitOk);
   EXPECT_THAT(out_.str(), HasSubstr("inspect"));
-  for (const char* verb : {"run", "eval", "bench", "plan", "inspect"}) {
+  for (const char* verb : {"run", "eval", "bench", "probe", "plan", "inspect"}) {
     ASSERT_EQ(call({verb, "--help"}), kExitOk) << verb;
     EXPECT_THAT(out_.str(), HasSubstr("Examples:\n  lowkey " + std::string(verb))) << verb;
     EXPECT_THAT(out_.str(), HasSubstr("kivi-4")) << verb;
@@ -229,7 +253,7 @@ TEST_F(CliTest, HelpOfEveryVerbHasExamplesAndGoesToOut) {
     std::istringstream lines(out_.str());
     for (std::string line; std::getline(lines, line);) EXPECT_LE(line.size(), 100u) << line;
   }
-  EXPECT_FALSE(run_ || eval_ || plan_ || inspect_);
+  EXPECT_FALSE(run_ || eval_ || probe_ || plan_ || inspect_);
 }
 
 TEST_F(CliTest, Version) {
@@ -258,14 +282,19 @@ TEST_P(CliRefuses, WithTwoAndAPointerToHelp) {
   EXPECT_EQ(err_.str(), std::string("lowkey: error: ") + GetParam().message + "\nSee 'lowkey " +
                             (known ? verb + " " : "") + "--help'.\n");
   EXPECT_THAT(out_.str(), IsEmpty());
-  EXPECT_FALSE(run_ || eval_ || plan_ || inspect_);
+  EXPECT_FALSE(run_ || eval_ || probe_ || plan_ || inspect_);
 }
 
 INSTANTIATE_TEST_SUITE_P(
     Usage, CliRefuses,
     testing::Values(
-        Wrong{{"chat"}, "unknown verb 'chat': run, eval, bench, plan or inspect"},
-        Wrong{{"--bogus"}, "a verb comes first: run, eval, bench, plan or inspect"},
+        Wrong{{"probe"}, "no MODEL given"},
+        Wrong{{"probe", "m", "--mode", "group"}, "--mode: 'group' is not kivi or per-token"},
+        Wrong{{"probe", "m", "--bits", "8,5"}, "'8,5' is not a list of 8, 4, 3 and 2"},
+        Wrong{{"probe", "m", "--bits", "4", "--kv", "2"}, "--kv excludes --bits"},
+        Wrong{{"probe", "m", "--ctx", "1"}, "'1' is not a count of at least 2"},
+        Wrong{{"chat"}, "unknown verb 'chat': run, eval, bench, probe, plan or inspect"},
+        Wrong{{"--bogus"}, "a verb comes first: run, eval, bench, probe, plan or inspect"},
         Wrong{{"bench"}, "no MODEL given"},
         Wrong{{"bench", "m", "-d", "0,deep"},
               "-d,--n-depth: 'deep' is not a count such as 128 or 4k"},
@@ -278,7 +307,16 @@ INSTANTIATE_TEST_SUITE_P(
         Wrong{{"plan", "m", "--memory", "much"},
               "--memory: 'much' is not a size such as 16GiB or 80GB"},
         Wrong{{"run"}, "no MODEL given"}, Wrong{{"eval"}, "no MODEL given"},
-        Wrong{{"eval", "m"}, "--text is required"}, Wrong{{"inspect"}, "path is required"},
+        Wrong{{"eval", "m"}, "no --text FILE given, and no --task"},
+        Wrong{{"eval", "m", "--text", "t", "--task", "q"}, "--text excludes --task"},
+        Wrong{{"eval", "m", "--text", "t", "--limit", "3"}, "--limit requires --task"},
+        Wrong{{"eval", "m", "--text", "t", "--few-shot", "3"}, "--few-shot requires --task"},
+        Wrong{{"eval", "m", "--text", "t", "--as-chat"}, "--as-chat requires --task"},
+        Wrong{{"eval", "m", "--text", "t", "-n", "9"}, "--max-tokens requires --task"},
+        Wrong{{"eval", "m", "--task", "q", "--stride", "9"}, "--stride excludes --task"},
+        Wrong{{"eval", "m", "--task", "q", "--limit", "0"},
+              "--limit: '0' is not a count of at least 1, such as 4096 or 32k"},
+        Wrong{{"inspect"}, "path is required"},
         Wrong{{"run", "m", "--bogus"}, "The following argument was not expected: --bogus"},
         Wrong{{"run", "m", "other"}, "The following argument was not expected: other"},
         Wrong{{"run", "m", "-p", "a", "-f", "b"}, "--prompt excludes --file"},
@@ -321,6 +359,41 @@ TEST_F(CliTest, BenchTakesListsAndRepeats) {
   EXPECT_EQ(bench_->repetitions, 3);
   EXPECT_EQ(bench_->threads, 2);
   EXPECT_EQ(bench_->json_file, "-");
+}
+
+TEST_F(CliTest, ProbeDefaultsToKiviInEightFourAndTwoBits) {
+  ASSERT_EQ(call({"probe", "m.gguf"}), kExitOk) << err_.str();
+  EXPECT_FALSE(probe_->text || probe_->json_file || probe_->per_token || probe_->no_color);
+  EXPECT_THAT(probe_->bits, ElementsAre(8, 4, 2));
+  EXPECT_THAT(probe_->kv, IsEmpty());
+  EXPECT_EQ(probe_->ctx, 1024);
+  EXPECT_EQ(probe_->chunks, 2);
+  EXPECT_EQ(probe_->queries, 256);
+  EXPECT_EQ(probe_->intact, 1);
+  EXPECT_EQ(probe_->weights, WeightsOption::kF32);
+}
+
+TEST_F(CliTest, ProbeTakesEverything) {
+  ASSERT_EQ(call({"probe",     "m.gguf", "--text",   "t.txt",  "--mode",    "per-token",
+                  "--bits",    "4,3",    "-c",       "2k",     "--chunks",  "5",
+                  "--queries", "100",    "--intact", "0",      "--weights", "file",
+                  "-t",        "2",      "--json",   "p.json", "--no-color"}),
+            kExitOk)
+      << err_.str();
+  EXPECT_EQ(probe_->text, "t.txt");
+  EXPECT_TRUE(probe_->per_token);
+  EXPECT_THAT(probe_->bits, ElementsAre(4, 3));
+  EXPECT_EQ(probe_->ctx, 2048);
+  EXPECT_EQ(probe_->chunks, 5);
+  EXPECT_EQ(probe_->queries, 100);
+  EXPECT_EQ(probe_->intact, 0);
+  EXPECT_EQ(probe_->weights, WeightsOption::kFile);
+  EXPECT_EQ(probe_->threads, 2);
+  EXPECT_EQ(probe_->json_file, "p.json");
+  EXPECT_TRUE(probe_->no_color);
+
+  ASSERT_EQ(call({"probe", "m.gguf", "--kv", "kivi-4/2:r32,2"}), kExitOk) << err_.str();
+  EXPECT_THAT(probe_->kv, ElementsAre("kivi-4/2:r32", "2"));
 }
 
 TEST_F(CliTest, OperatingErrorsAreOneLineAndOne) {

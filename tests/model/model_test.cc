@@ -279,6 +279,63 @@ TEST(Model, GivesTheRowsThatAreWanted) {
   }
 }
 
+// Keeps everything it is shown.
+class Recorder : public StepWatcher {
+ public:
+  explicit Recorder(const ModelConfig& config) : config_(config) {}
+  void residual(int32_t layer, const float* x, int64_t rows) override {
+    residuals[layer].assign(x, x + rows * config_.hidden_size);
+  }
+  void attention(int32_t layer, const float*, const float* k, const float*, int64_t rows) override {
+    keys[layer].assign(k, k + rows * config_.num_kv_heads * config_.head_dim);
+  }
+
+  std::map<int32_t, std::vector<float>> residuals, keys;
+
+ private:
+  const ModelConfig& config_;
+};
+
+TEST(Model, AWatchedStepCanBeResumedAtAnyLayer) {
+  struct Case {
+    int64_t tokens;
+    WeightStorage storage;
+  };
+  // Natively, through ATen, and in bf16 where the machine has it.
+  for (const Case& c : {Case{5, WeightStorage::kF32}, Case{20, WeightStorage::kF32},
+                        Case{40, WeightStorage::kBF16}}) {
+    LoadedModel loaded({.layers = 4, .head_dim = 32}, c.storage);
+    const auto cache = loaded.cache("32");
+    const std::vector<int32_t> tokens = tokens_for(loaded, c.tokens);
+    Recorder recorder(loaded.config());
+    KvSequence whole = cache->new_sequence();
+    std::vector<float> expected(static_cast<size_t>(c.tokens * loaded.config().hidden_size));
+    const StepItem item{&whole, tokens, RowsWanted::kAll};
+    loaded.model().forward({&item, 1}, expected.data(), {.watcher = &recorder});
+    ASSERT_EQ(recorder.residuals.size(), 5U);
+    EXPECT_NE(recorder.residuals[1], recorder.residuals[2]);
+    // Keys as shown are keys as stored: one KV head's rows after another's.
+    std::string keys;
+    const int64_t heads = loaded.config().num_kv_heads, dim = loaded.config().head_dim;
+    for (int64_t t = 0; t < c.tokens; ++t) {
+      const float* row = recorder.keys[2].data() + t * heads * dim;
+      keys.append(reinterpret_cast<const char*>(row), static_cast<size_t>(dim) * sizeof(float));
+    }
+    EXPECT_TRUE(whole.state_bytes(2, 0, Side::kKey).ends_with(keys));
+
+    for (int32_t layer = 1; layer < 4; ++layer) {
+      KvSequence part = cache->new_sequence();
+      std::vector<float> hidden(expected.size());
+      const StepItem resumed{&part, tokens, RowsWanted::kAll};
+      loaded.model().forward({&resumed, 1}, hidden.data(),
+                             {.first_layer = layer, .residual = recorder.residuals[layer].data()});
+      EXPECT_EQ(hidden, expected) << "resumed at layer " << layer;
+      EXPECT_EQ(part.length(layer), c.tokens);
+      EXPECT_EQ(part.length(), 0) << "layers before were left out";
+    }
+  }
+}
+
 TEST(Model, AnEmptyStepIsNoWork) {
   LoadedModel loaded{TinyModelOptions{}};
   loaded.model().forward({}, nullptr);
