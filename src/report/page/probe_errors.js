@@ -174,9 +174,9 @@ function describeAxisLines(probe, theme) {
 function fillProbeAxes(section, probe) {
   if (!probe.layers.some((layer) => list(layer.axes).length)) return;
   section.append(element("h3", {}, "Per channel or per token"));
-  addFigure(section, "Mean over layers; lower is better. Keys have a few channels that are large in every token, " +
+  addFigure(section, "Mean over layers; lower is better. Keys usually have a few channels that are large in every token, " +
     "so one scale per channel suits them; " +
-    "values have none, and one scale per token mixes the errors of many tokens less. Right: what each choice alone " +
+    "values have few, and one scale per token mixes the errors of many tokens less. Right: what each choice alone " +
     "does to what attention returns.", (figure) => {
     const panels = addPanels(figure, ["error of the numbers themselves", "error of the attention output"]);
     addPlot(panels[0], {id: "probe-axes", height: 320, label: "Relative error of keys and values per channel and " +
