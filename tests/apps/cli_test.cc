@@ -37,6 +37,10 @@ class CliTest : public testing::Test {
       probe_ = options;
       return kExitOk;
     };
+    verbs_.tune = [this](const TuneVerbOptions& options) {
+      tune_ = options;
+      return kExitOk;
+    };
     verbs_.plan = [this](const PlanOptions& options) {
       plan_ = options;
       return kExitOk;
