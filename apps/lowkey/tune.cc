@@ -420,7 +420,8 @@ int tune_verb(const TuneVerbOptions& flags) {
   outcome.options = options;
   outcome.shape = engine.kv_shape();
   outcome.result = tune::tune(options, outcome.shape, probed.e_o, trials, progress);
-  outcome.result.front.model = engine.file().path().filename().string();
+  outcome.result.front.model = front_model_name(flags.model);
+  outcome.result.front.num_layers = outcome.shape.num_layers;
   outcome.result.front.model_sha256 = sha256;
   outcome.result.front.command = fmt::format("lowkey tune {}", flags.command);
   outcome.model_argument = flags.model;
