@@ -100,11 +100,11 @@ class Report {
     }
     columns.push_back({"entropy", Align::kRight});
     columns.push_back({"sink", Align::kRight});
-    columns.push_back({"", Align::kLeft});
     Table table(columns);
     const std::vector<size_t> sensitive = most_sensitive();
     for (size_t l = 0; l < result_.layers.size(); ++l) {
-      std::vector<std::string> cells = {fmt::format("{}", l)};
+      const bool marked = std::find(sensitive.begin(), sensitive.end(), l) != sensitive.end();
+      std::vector<std::string> cells = {fmt::format("{}{}", marked ? "*" : "", l)};
       const LayerProbe& layer = result_.layers[l];
       for (const Width& width : widths_) {
         const CandidateErrors& errors = layer.candidates[width.candidate];
@@ -113,8 +113,6 @@ class Report {
       for (size_t i : shown_) cells.push_back(percent(layer.candidates[i].e_o));
       cells.push_back(fmt::format("{:.2f}", layer.mean.entropy));
       cells.push_back(percent(layer.mean.sink_share));
-      cells.push_back(std::find(sensitive.begin(), sensitive.end(), l) == sensitive.end() ? ""
-                                                                                          : "*");
       table.add_row(std::move(cells));
     }
     return table.text(terminal) + legend.text();
@@ -179,8 +177,7 @@ class Report {
   std::string axes() const {
     const std::vector<AxisErrors>& all = result_.layers[0].axes;
     std::string text =
-        "lost when only keys or only values are quantized, in groups of 32 along "
-        "either axis (e_k or e_v, e_o):\n";
+        "one side alone, along either axis, in groups of 32 (its own error, then e_o):\n";
     for (size_t a = 0; a < all.size(); ++a) {
       if (a == 0 || all[a].axis != all[a - 1].axis || all[a].side != all[a - 1].side) {
         text += fmt::format("{}  {:<6} {:<12}", a == 0 ? "" : "\n",
@@ -274,7 +271,7 @@ int probe_verb(const ProbeVerbOptions& options) {
   bar.clear();
 
   const std::string model = engine.file().path().filename().string();
-  fmt::print("{} on {}: {} tokens in {} chunk{}, {} queries; {}\n\n", model,
+  fmt::print("{} on {}: {} tokens in {} chunk{}, {} queries\n{}\n\n", model,
              std::filesystem::path(*options.text).filename().string(),
              with_separators(result.tokens), documents.size(), documents.size() == 1 ? "" : "s",
              with_separators(result.queries), describe_engine(engine));
