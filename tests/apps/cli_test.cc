@@ -280,8 +280,7 @@ TEST_F(CliTest, Convert) {
 TEST_F(CliTest, HelpOfEveryVerbHasExamplesAndGoesToOut) {
   ASSERT_EQ(call({"--help"}), kExitOk);
   EXPECT_THAT(out_.str(), HasSubstr("inspect"));
-  for (const char* verb :
-       {"run", "eval", "bench", "probe", "tune", "plan", "inspect", "convert"}) {
+  for (const char* verb : {"run", "eval", "bench", "probe", "tune", "plan", "inspect", "convert"}) {
     ASSERT_EQ(call({verb, "--help"}), kExitOk) << verb;
     EXPECT_THAT(out_.str(), HasSubstr("Examples:\n  lowkey " + std::string(verb))) << verb;
     EXPECT_THAT(out_.str(), HasSubstr("kivi-4")) << verb;
@@ -313,13 +312,9 @@ class CliRefuses : public CliTest, public testing::WithParamInterface<Wrong> {};
 TEST_P(CliRefuses, WithTwoAndAPointerToHelp) {
   EXPECT_EQ(call(GetParam().arguments), kExitUsage);
   const std::string verb = GetParam().arguments[0];
-<<<<<<< HEAD
-  const bool known = verb == "run" || verb == "eval" || verb == "bench" || verb == "plan" ||
-                     verb == "inspect" || verb == "convert";
-=======
-  const bool known = verb == "run" || verb == "eval" || verb == "bench" || verb == "probe" ||
-                     verb == "plan" || verb == "inspect";
->>>>>>> probe
+  const std::set<std::string> verbs{"run",  "eval", "bench",   "probe",
+                                    "tune", "plan", "inspect", "convert"};
+  const bool known = verbs.contains(verb);
   EXPECT_EQ(err_.str(), std::string("lowkey: error: ") + GetParam().message + "\nSee 'lowkey " +
                             (known ? verb + " " : "") + "--help'.\n");
   EXPECT_THAT(out_.str(), IsEmpty());
@@ -331,21 +326,21 @@ INSTANTIATE_TEST_SUITE_P(
     testing::Values(
         Wrong{{"probe"}, "no MODEL given"},
         Wrong{{"probe", "m", "--mode", "group"}, "--mode: 'group' is not kivi or per-token"},
-<<<<<<< HEAD
-        Wrong{{"probe", "m", "--bits", "8,5"}, "'8,5' is not a list of 8, 4, 3 and 2"},
-        Wrong{{"probe", "m", "--bits", "4", "--kv", "2"}, "--kv excludes --bits"},
-        Wrong{{"probe", "m", "--ctx", "1"}, "'1' is not a count of at least 2"},
-        Wrong{{"chat"}, "unknown verb 'chat': run, eval, bench, probe, tune, plan, inspect or convert"},
-        Wrong{{"--bogus"}, "a verb comes first: run, eval, bench, probe, tune, plan, inspect or convert"},
-=======
         Wrong{{"probe", "m", "--bits", "8,5"},
               "--bits: '8,5' is not a list of 8, 4, 3 and 2, such as 4,2"},
         Wrong{{"probe", "m", "--bits", "4", "--kv", "2"}, "--bits excludes --kv"},
         Wrong{{"probe", "m", "--ctx", "1"},
               "-c,--ctx: '1' is not a count of at least 2, such as 4096 or 32k"},
-        Wrong{{"chat"}, "unknown verb 'chat': run, eval, bench, probe, plan or inspect"},
-        Wrong{{"--bogus"}, "a verb comes first: run, eval, bench, probe, plan or inspect"},
->>>>>>> probe
+        Wrong{{"chat"},
+              "unknown verb 'chat': run, eval, bench, probe, tune, plan, inspect or convert"},
+        Wrong{{"--bogus"},
+              "a verb comes first: run, eval, bench, probe, tune, plan, inspect or convert"},
+        Wrong{{"tune"}, "no MODEL given"}, Wrong{{"tune", "m"}, "--out is required"},
+        Wrong{{"tune", "m", "-o", "d", "--mode", "best"},
+              "--mode: 'best' is not kivi, per-token or both"},
+        Wrong{{"tune", "m", "-o", "d", "--few-shot", "2"}, "--few-shot requires --gsm8k"},
+        Wrong{{"tune", "m", "-o", "d", "--trials", "0"},
+              "--trials: '0' is not a count of at least 1, such as 4096 or 32k"},
         Wrong{{"bench"}, "no MODEL given"},
         Wrong{{"bench", "m", "-d", "0,deep"},
               "-d,--n-depth: 'deep' is not a count such as 128 or 4k"},
