@@ -36,6 +36,7 @@ def draw(families: dict[str, list[dict]], arguments: argparse.Namespace) -> None
             label = kv.replace(":r32+i1", "")
             axes.annotate(label, (at_bits, at_kl), xytext=(5, 4), textcoords="offset points", fontsize=7, color=colour)
     axes.set_yscale("log")
+    axes.margins(x=0.09)  # room for the last labels
     axes.set_xlabel("stored bits per number of the KV cache, scales and exact windows included")
     axes.set_ylabel("mean KL to the engine's own 16-bit cache, nats")
     model, text = pathlib.Path(arguments.model).name, pathlib.Path(arguments.text).name

@@ -102,10 +102,11 @@ class TaskRunner {
   }
 
  private:
-  // The shots' keys and values: each question goes on from a fork. Where a prompt attends to itself
-  // unquantized it must be one step, and there is nothing to share.
+  // The shots' keys and values: each question goes on from a fork, even the only one, so that how
+  // many are asked changes no bit. Where a prompt attends to itself unquantized it must be one
+  // step, and there is nothing to share.
   void share_beginning() {
-    if (prompts_.shared_tokens == 0 || prompts_.prompts.size() == 1) return;
+    if (prompts_.shared_tokens == 0) return;
     if (cache_.recipe().prefill == PrefillMode::kExact) return;
     beginning_.emplace(cache_.new_sequence());
     prefill(model_, *beginning_, beginning_tokens(), RowsWanted::kNone, nullptr, {}, "");
