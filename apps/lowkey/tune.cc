@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <cstdlib>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
@@ -339,6 +340,13 @@ std::vector<Conversation> converse_or_remember(const TuneVerbOptions& flags, tun
   return conversations;
 }
 
+// LOWKEY_LOST_AFTER_MS: for tests, and for machines that stall longer than ours.
+std::chrono::milliseconds lost_after(std::chrono::milliseconds usual) {
+  const char* text = std::getenv("LOWKEY_LOST_AFTER_MS");
+  const auto count = text ? parse_count(text) : std::nullopt;
+  return count && *count > 0 ? std::chrono::milliseconds(*count) : usual;
+}
+
 int work(const TuneVerbOptions& flags, const tune::CrewAddress& address,
          const tune::CrewOptions& crew) {
   ProgressBar bar;
@@ -373,6 +381,7 @@ int tune_verb(const TuneVerbOptions& flags) {
   if (address) {
     crew.rank = address->rank;
     crew.world_size = address->world_size;
+    crew.lost_after = lost_after(crew.lost_after);
     if (address->rank > 0) return work(flags, *address, crew);
   }
 
@@ -432,7 +441,8 @@ int tune_verb(const TuneVerbOptions& flags) {
   outcome.budget = flags.budget;
   bar.clear();
   runner.reset();  // the others may go
-  write_tune_files(outcome, folder);
+  const std::string no_page = write_tune_files(outcome, folder);
+  if (!no_page.empty()) fmt::print(stderr, "lowkey: warning: {}\n", no_page);
   if (flags.json) {
     fmt::print("{}", front_to_json(outcome.result.front));
   } else {

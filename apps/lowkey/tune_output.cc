@@ -191,7 +191,7 @@ Json tune_report_json(const TuneOutcome& outcome, const std::string& folder) {
   return json;
 }
 
-void write_tune_files(const TuneOutcome& outcome, const std::filesystem::path& folder) {
+std::string write_tune_files(const TuneOutcome& outcome, const std::filesystem::path& folder) {
   const Front& front = outcome.result.front;
   const std::vector<std::string> names = file_names(front);
   std::set<std::string> written;
@@ -212,10 +212,17 @@ void write_tune_files(const TuneOutcome& outcome, const std::filesystem::path& f
     }
   }
   const std::string report = tune_report_json(outcome, folder.string()).dump() + "\n";
-  write_file_atomically(folder / "report.json", report);
-  write_file_atomically(folder / "report.html", tune_report_html(report));
   write_file_atomically(folder / "front.json", front_to_json(front));
+  write_file_atomically(folder / "report.json", report);
   remove_others(folder, written);
+  try {
+    write_file_atomically(folder / "report.html", tune_report_html(report));
+  } catch (const Error& error) {
+    // A build without plotly.js: no reason to lose the search.
+    if (error.code() != ErrorCode::kUnsupported) throw;
+    return error.what();
+  }
+  return "";
 }
 
 std::string tune_text(const TuneOutcome& outcome, const std::string& folder,

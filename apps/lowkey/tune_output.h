@@ -30,8 +30,9 @@ nlohmann::ordered_json tune_report_json(const TuneOutcome& outcome, const std::s
 
 // front.json, recipe-<bits>.json, kvtuner-<bits>.yaml where KVTuner can say it, report.json,
 // report.html. Each is written beside its place and renamed; what an earlier run left under other
-// names is removed. Nothing in them depends on when or on how many machines they were made.
-void write_tune_files(const TuneOutcome& outcome, const std::filesystem::path& folder);
+// names is removed. Nothing in them depends on when or on how many machines they were made. Returns
+// why there is no report.html, if there is none.
+std::string write_tune_files(const TuneOutcome& outcome, const std::filesystem::path& folder);
 
 // Groups, the front as a table, what to use.
 std::string tune_text(const TuneOutcome& outcome, const std::string& folder,
