@@ -476,6 +476,9 @@ int parse_and_call(int argc, const char* const* argv, const Verbs& verbs, std::o
   if (bench.parsed()) return call("bench", verbs.bench, bench_options);
   if (probe.parsed()) return call("probe", verbs.probe, probe_options);
   if (tune.parsed()) {
+    if (tune_options.loss == "task" && !tune_options.task) {
+      return usage_error("--loss task needs --task FILE", help);
+    }
     tune_options.command = command_text(argc, argv);
     return call("tune", verbs.tune, tune_options);
   }

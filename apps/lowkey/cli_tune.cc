@@ -67,13 +67,11 @@ void add_tune(CLI::App& tune, TuneVerbOptions& options) {
   tune.option_defaults()->group("What is measured on");
   add_files(tune, "--text", options.texts, "plain text; may be given again");
   add_files(tune, "--chat", options.chats, "JSONL of conversations; may be given again");
-  auto* examples =
-      tune.add_option("--gsm8k", options.examples, "JSONL of questions with worked answers")
-          ->type_name("FILE");
+  tune.add_option("--gsm8k", options.examples, "JSONL of questions with worked answers")
+      ->type_name("FILE");
   add_count(tune, "--few-shot", options.few_shot,
-            "answered examples before each question of --gsm8k; default 4", 0)
-      ->needs(examples);
-  tune.add_flag("--as-chat", options.as_chat, "those examples as turns of a chat")->needs(examples);
+            "answered examples before each question of --gsm8k, --task; default 4", 0);
+  tune.add_flag("--as-chat", options.as_chat, "those examples as turns of a chat");
   add_count(tune, "--tokens", options.tokens, "to calibrate on, and as many held out; default 2048",
             64);
   add_count(tune, "-c,--ctx", options.ctx,
@@ -107,6 +105,7 @@ void add_tune(CLI::App& tune, TuneVerbOptions& options) {
              "what is to be small: KL to 16 bits, perplexity, wrong answers; default kl");
   tune.add_option("--task", options.task, "JSONL of questions and answers, for --loss task")
       ->type_name("FILE");
+  add_count(tune, "--max-tokens", options.max_tokens, "of an answer to --task; default 128");
   add_number(tune, "--min-bits", options.min_bits, "search no cheaper than this");
   add_number(tune, "--max-bits", options.max_bits, "nor dearer than this");
   add_number(tune, "--max-loss", options.max_loss, "leave out points that lose more");

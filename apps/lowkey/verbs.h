@@ -106,6 +106,7 @@ struct TuneVerbOptions {
   std::string cost = "code";        // code, stored
   std::string loss = "kl";          // kl, ppl, task
   std::optional<std::string> task;  // JSONL, for loss task
+  int64_t max_tokens = 128;         // of an answer to it
   std::optional<double> min_bits, max_bits, max_loss;
   int64_t trials = 96;
   uint64_t seed = 1;

@@ -4,13 +4,32 @@
 #include <span>
 #include <vector>
 
+#include "core/error.h"
 #include "core/mapped_file.h"
 #include "core/sha256.h"
 
 namespace lowkey::tune {
 
-Measurer::Measurer(Engine& engine, CalibrationSets sets)
-    : engine_(engine), sets_(std::move(sets)) {}
+MeasuredTask split_task(const Engine& engine, const Task& task, PromptForm form,
+                        const TaskOptions& options) {
+  TaskPrompts all = task_prompts(engine, task, form);
+  if (all.prompts.size() < 2) {
+    fail(ErrorCode::kInvalidArgument, "{}: one question is too few: every other one is held out",
+         task.name);
+  }
+  MeasuredTask measured{.prompts = {}, .options = options};
+  for (TaskPrompts& part : measured.prompts) {
+    part.name = all.name;
+    part.shared_tokens = all.shared_tokens;
+  }
+  for (size_t i = 0; i < all.prompts.size(); ++i) {
+    measured.prompts[i % 2].prompts.push_back(std::move(all.prompts[i]));
+  }
+  return measured;
+}
+
+Measurer::Measurer(Engine& engine, CalibrationSets sets, std::optional<MeasuredTask> task)
+    : engine_(engine), sets_(std::move(sets)), task_(std::move(task)) {}
 
 Scorer& Measurer::scorer(DataSet set, const ProgressFn& progress) {
   std::optional<Scorer>& made = scorers_[static_cast<size_t>(set)];
@@ -26,8 +45,16 @@ Scorer& Measurer::scorer(DataSet set, const ProgressFn& progress) {
 Measurement Measurer::measure(const Job& job, const ProgressFn& progress) {
   Scorer& on = scorer(job.set, progress);
   const KvRecipe recipe = parse_recipe(job.recipe);
-  if (recipe == parse_recipe("16")) return measurement_of(on.reference());
-  return measurement_of(on.score(resolve_recipe(recipe, engine_.kv_shape()), progress));
+  const ResolvedRecipe resolved = resolve_recipe(recipe, engine_.kv_shape());
+  const bool plain = recipe == parse_recipe("16");
+  Measurement measurement = measurement_of(plain ? on.reference() : on.score(resolved, progress));
+  if (task_) {
+    measurement.task_accuracy = answer_task(engine_.model(), engine_.tokenizer(),
+                                            task_->prompts[static_cast<size_t>(job.set)], resolved,
+                                            task_->options, progress)
+                                    .accuracy();
+  }
+  return measurement;
 }
 
 std::string model_sha256(const std::filesystem::path& model, const ProgressFn& progress) {

@@ -8,15 +8,26 @@
 #include "core/progress.h"
 #include "engine/engine.h"
 #include "eval/scorer.h"
+#include "eval/task_eval.h"
 #include "tune/calibration.h"
 #include "tune/trials.h"
 
 namespace lowkey::tune {
 
+// Questions to be answered besides, every other one held out.
+struct MeasuredTask {
+  std::array<TaskPrompts, 2> prompts;  // by DataSet
+  TaskOptions options;
+};
+// Throws Error kInvalidArgument for fewer than two questions; as task_prompts.
+MeasuredTask split_task(const Engine& engine, const Task& task, PromptForm form,
+                        const TaskOptions& options);
+
 class Measurer {
  public:
   // The engine must outlive this. A set's 16-bit run is made when it is first asked about.
-  Measurer(Engine& engine, CalibrationSets sets);
+  explicit Measurer(Engine& engine, CalibrationSets sets,
+                    std::optional<MeasuredTask> task = std::nullopt);
 
   // Throws Error as resolve_recipe and Scorer.
   Measurement measure(const Job& job, const ProgressFn& progress);
@@ -26,6 +37,7 @@ class Measurer {
 
   Engine& engine_;
   CalibrationSets sets_;
+  std::optional<MeasuredTask> task_;
   std::array<std::optional<Scorer>, 2> scorers_;
 };
 

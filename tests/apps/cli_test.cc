@@ -339,7 +339,7 @@ INSTANTIATE_TEST_SUITE_P(
         Wrong{{"tune"}, "no MODEL given"}, Wrong{{"tune", "m"}, "--out is required"},
         Wrong{{"tune", "m", "-o", "d", "--mode", "best"},
               "--mode: 'best' is not kivi, per-token or both"},
-        Wrong{{"tune", "m", "-o", "d", "--few-shot", "2"}, "--few-shot requires --gsm8k"},
+        Wrong{{"tune", "m", "-o", "d", "--loss", "task"}, "--loss task needs --task FILE"},
         Wrong{{"tune", "m", "-o", "d", "--trials", "0"},
               "--trials: '0' is not a count of at least 1, such as 4096 or 32k"},
         Wrong{{"bench"}, "no MODEL given"},
