@@ -253,8 +253,17 @@ TuneSetSize size_of(const std::vector<Document>& documents) {
 // ----------------------------------------------------------------------------------- the search
 
 // What must be the same wherever trials are measured.
-nlohmann::json machine_settings(const Engine& engine, const std::string& sha256) {
+nlohmann::json machine_settings(const TuneVerbOptions& flags, const Engine& engine,
+                                const std::string& sha256) {
+  nlohmann::json task;
+  if (flags.task) {
+    task = {{"file", sha256_hex(read_file(*flags.task))},
+            {"few_shot", flags.few_shot},
+            {"as_chat", flags.as_chat},
+            {"max_tokens", flags.max_tokens}};
+  }
   return {{"format", kTuneVersion},
+          {"task", task},
           {"model_sha256", sha256},
           {"instruction_set", isa_name(active_isa())},
           {"weights", weight_storage_name(engine.weight_storage())},
@@ -276,8 +285,6 @@ nlohmann::json all_settings(const TuneVerbOptions& flags, const tune::TuneOption
   settings["algorithm"] = flags.algorithm;
   settings["cost"] = flags.cost;
   settings["loss"] = flags.loss;
-  settings["task"] =
-      flags.task ? nlohmann::json(sha256_hex(read_file(*flags.task))) : nlohmann::json();
   const auto bound = [](const std::optional<double>& value) {
     return value ? nlohmann::json(*value) : nlohmann::json();
   };
@@ -291,6 +298,14 @@ nlohmann::json all_settings(const TuneVerbOptions& flags, const tune::TuneOption
   settings["ctx"] = flags.ctx;
   settings["sources"] = sources_of(flags);
   return settings;
+}
+
+std::optional<tune::MeasuredTask> task_of(const TuneVerbOptions& flags, const Engine& engine) {
+  if (!flags.task) return std::nullopt;
+  TaskOptions options;
+  options.max_tokens = flags.max_tokens;
+  return tune::split_task(engine, read_task(*flags.task, fmt::format("{}", flags.few_shot)),
+                          flags.as_chat ? PromptForm::kChat : PromptForm::kText, options);
 }
 
 struct Probed {
@@ -357,9 +372,10 @@ int work(const TuneVerbOptions& flags, const tune::CrewAddress& address,
   fmt::print(stderr, "rank {} of {}: waiting for the leader at {}:{}\n", address.rank,
              address.world_size, address.host, address.port);
   const nlohmann::json task =
-      nlohmann::json::parse(tune::join_crew(*store, crew, machine_settings(engine, sha256)));
+      nlohmann::json::parse(tune::join_crew(*store, crew, machine_settings(flags, engine, sha256)));
   tune::Measurer measurer(
-      engine, {documents_from(task.at("calibration")), documents_from(task.at("heldout"))});
+      engine, {documents_from(task.at("calibration")), documents_from(task.at("heldout"))},
+      task_of(flags, engine));
   const int64_t done = tune::work_in_crew(
       *store, *beats, crew,
       [&](const tune::Job& job, const ProgressFn& progress) {
@@ -394,7 +410,7 @@ int tune_verb(const TuneVerbOptions& flags) {
   const ProgressFn progress = bar.callback();
   const std::string sha256 = tune::model_sha256(flags.model, progress);
   Engine engine(flags.model, {weight_storage(flags.weights), flags.threads, 0}, progress);
-  const nlohmann::json machine = machine_settings(engine, sha256);
+  const nlohmann::json machine = machine_settings(flags, engine, sha256);
   tune::Journal journal(folder / "journal.jsonl", all_settings(flags, options, machine));
   if (journal.was_torn()) {
     bar.clear();
@@ -404,7 +420,7 @@ int tune_verb(const TuneVerbOptions& flags) {
       documents_of(flags, engine, converse_or_remember(flags, journal, progress));
   const Probed probed = probe_or_remember(engine, sets, options, journal, progress);
 
-  tune::Measurer measurer(engine, sets);
+  tune::Measurer measurer(engine, sets, task_of(flags, engine));
   const tune::LocalRunner::Measure measure = [&](const tune::Job& job, const ProgressFn& part) {
     return measurer.measure(job, part);
   };
