@@ -75,11 +75,11 @@ void add_tune(CLI::App& tune, TuneVerbOptions& options) {
   add_count(tune, "--tokens", options.tokens, "to calibrate on, and as many held out; default 2048",
             64);
   add_count(tune, "-c,--ctx", options.ctx,
-            "tokens of a document at most, and where stored bits are counted; default 1024", 64);
+            "most tokens of a document, and where bits are counted; default 1024", 64);
 
   tune.option_defaults()->group("The space");
   add_choice(tune, "--mode", options.mode, {"kivi", "per-token", "both"},
-             "keys per channel in groups of 32 and R = 32 (kivi), or all per token; default kivi");
+             "keys per channel, R = 32 (kivi), or all per token; default kivi");
   add_counts(tune, "--bits", options.bits, "of keys and of values, every pair; default 8,4,2");
   add_counts(tune, "--group", options.groups, "group sizes; default the mode's own");
   add_counts(tune, "--residual", options.residuals, "window lengths R; default the mode's own");
@@ -88,8 +88,9 @@ void add_tune(CLI::App& tune, TuneVerbOptions& options) {
       ->type_name("LIST");
   add_count(tune, "--intact", options.intact_prefix,
             "first tokens of a sequence kept exact; default 1", 0);
-  tune.add_flag("!--no-prune", options.prune,
-                "search all candidates, not each layer's front of e_o");
+  tune.add_flag_function(
+      "--no-prune", [&options](int64_t) { options.prune = false; },
+      "search all candidates, not each layer's front of e_o");
   tune.add_option("--eps", options.eps, "DBSCAN's radius, in units of e_o; default 0.05")
       ->check(within(0.0, 1e9))
       ->type_name("X");
@@ -97,12 +98,12 @@ void add_tune(CLI::App& tune, TuneVerbOptions& options) {
 
   tune.option_defaults()->group("The search");
   add_choice(tune, "--by", options.by, {"layer", "group"},
-             "search every layer, or groups of alike layers as KVTuner does; default layer");
+             "search layers, or KVTuner's groups of alike ones; default layer");
   add_choice(tune, "--algorithm", options.algorithm, {"nsga2", "moead"}, "default nsga2");
   add_choice(tune, "--cost", options.cost, {"code", "stored"},
-             "bits that are to be few: codes alone, or all that is stored; default code");
+             "bits that count: codes alone, or all that is stored; default code");
   add_choice(tune, "--loss", options.loss, {"kl", "ppl", "task"},
-             "what is to be small: KL to 16 bits, perplexity, wrong answers; default kl");
+             "to be small: KL to 16 bits, perplexity, wrong answers; default kl");
   tune.add_option("--task", options.task, "JSONL of questions and answers, for --loss task")
       ->type_name("FILE");
   add_count(tune, "--max-tokens", options.max_tokens, "of an answer to --task; default 128");

@@ -30,7 +30,7 @@ class Case:
     def __init__(self, lowkey: str, folder: pathlib.Path, model: pathlib.Path, text: pathlib.Path) -> None:
         self.lowkey, self.folder, self.model, self.text = lowkey, folder, model, text
 
-    def command(self, out: str, *more: str) -> list[str]:
+    def command(self, *more: str) -> list[str]:
         # Relative, so that files do not differ by where they lie; all runs write to a folder called "out".
         return [self.lowkey, "tune", str(self.model), "-o", "out", "--text", str(self.text), *QUICK, *more]
 
@@ -38,7 +38,7 @@ class Case:
         place = self.folder / out
         place.mkdir(exist_ok=True)
         return subprocess.Popen(
-            self.command(out, *more),
+            self.command(*more),
             cwd=place,
             env={**os.environ, "OMP_WAIT_POLICY": "passive", **environment},
             stdout=subprocess.PIPE,
@@ -172,7 +172,7 @@ def main() -> None:
         model, text = folder / "tiny.gguf", folder / "text.txt"
         subprocess.run([options.write_model, str(model)], check=True)
         text.write_text(text_of(200))
-        case = Case(options.lowkey, folder, model, text)
+        case = Case(str(pathlib.Path(options.lowkey).resolve()), folder, model, text)
         whole = check_whole(case)
         check_killed(case, whole)
         check_torn(case, whole)
