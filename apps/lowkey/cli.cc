@@ -2,14 +2,14 @@
 
 #include <fmt/format.h>
 
-#include <CLI/CLI.hpp>
 #include <algorithm>
+#include <cstdlib>
 #include <exception>
 #include <sstream>
 #include <string>
 
+#include "cli_options.h"
 #include "core/error.h"
-#include "units.h"
 
 namespace lowkey {
 namespace {
@@ -20,6 +20,7 @@ constexpr const char* kRecipes = R"(Recipes (docs/formats/recipe.md has all of i
   kivi-4   kivi-4/2:r32      keys per channel, values per token, newest 32 tokens exact
   0-1=16,*=kivi-2+i1         by layers; the first token exact
   recipe.json                a file
+  front.json@3.25            of a front: the point with the most code bits up to 3.25
 )";
 
 constexpr const char* kRunExamples = R"(Examples:
@@ -27,12 +28,17 @@ constexpr const char* kRunExamples = R"(Examples:
   lowkey run model.gguf -p "Why is the sky blue?"   one answer
   lowkey run model.gguf -p "Hi" --kv kivi-2+i1      from a 2-bit cache, first token exact
   lowkey run ./hf-folder -f story.txt --raw -n 200  continue a text, no chat template
+  lowkey run model.gguf --quality balanced --front tuned     what lowkey tune found
+Qualities, by what a recipe was measured to lose on held-out text (docs/formats/front.md):
+  lossless: perplexity within 0.5%, KL <= 0.01; balanced: within 2%; compact: within 5%
 )";
 
 constexpr const char* kEvalExamples = R"(Examples:
   lowkey eval model.gguf --kv 8 --kv kivi-4 --kv kivi-2 --text wiki.txt
-  lowkey eval model.gguf --kv front.json --text wiki.txt --ctx 4k --chunks 8
+  lowkey eval model.gguf --kv front.json@3.25 --text wiki.txt --ctx 4k --chunks 8
   lowkey eval model.gguf --kv 4 --text wiki.txt --json results.json
+  lowkey eval model.gguf --kv kivi-4 --kv kivi-2 --task gsm8k.jsonl --few-shot 4 --limit 100
+  lowkey eval model.gguf --kv 4 --task ours.jsonl --few-shot shots.jsonl --as-chat
 )";
 
 constexpr const char* kBenchExamples = R"(Examples:
@@ -58,6 +64,7 @@ constexpr const char* kPlanExamples = R"(Examples:
   lowkey plan model.gguf --memory 16GiB                    how long a context, how large a batch
   lowkey plan --arch Llama-3.1-8B --weights-bits 4.5       a well-known model, without its file
   lowkey plan --arch list
+  lowkey plan model.gguf --front tuned --memory 6GiB -c 32k -b 8   the best tuned recipe that fits
 )";
 
 constexpr const char* kInspectExamples = R"(Examples:
@@ -65,76 +72,23 @@ constexpr const char* kInspectExamples = R"(Examples:
   lowkey inspect model.gguf --kv kivi-2 --ctx 32k   what that recipe costs at 32,768 tokens
   lowkey inspect recipe.json --model model.gguf     a recipe, layer by layer, on that model
   lowkey inspect "0-1=16,*=kivi-4/2:r32"            the same for a short form
+  lowkey inspect front.json                         a front: its points, and what each is for
   lowkey inspect tensors.safetensors --json
 )";
 
+constexpr const char* kConvertExamples = R"(Examples:
+  lowkey convert Llama-3.1-8B_kivi_KVTuner4_1.yaml -o c325.json    KVTuner's, mode by its name
+  lowkey convert preset.yaml --as per-token -o recipe.json
+  lowkey convert hf_quant_config.json --as kivi -o recipe.json     NVIDIA ModelOpt's
+  lowkey convert front.json@3.25 -o recipe.json                    one point of a front
+  lowkey convert front.json@3.25 --model model.gguf -o kvtuner.yaml
+  lowkey convert kivi-4/2:r32                                      as JSON, on standard output
+)";
+
+constexpr const char* kVerbs = "run, eval, bench, probe, tune, plan, inspect or convert";
+
 std::string footer(const char* examples) {
   return fmt::format("{}\n{}", kRecipes, examples);
-}
-
-// Checked, but without the bounds in the help, where they would crowd out the words.
-template <typename T>
-CLI::Validator within(T least, T most) {
-  return CLI::Range(least, most).description("");
-}
-
-// An option whose text `parse` reads (nothing: refused with what is `expected`).
-template <typename Target, typename Parse>
-CLI::Option* add_parsed(CLI::App& app, const std::string& name, Target& target, Parse parse,
-                        const std::string& expected, const std::string& description) {
-  return app.add_option_function<std::string>(
-      name,
-      [name, &target, parse, expected](const std::string& text) {
-        const auto value = parse(text);
-        if (!value) {
-          throw CLI::ValidationError(name, fmt::format("'{}' is not {}", text, expected));
-        }
-        target = *value;
-      },
-      description);
-}
-
-template <typename Target>
-CLI::Option* add_count(CLI::App& app, const std::string& name, Target& target,
-                       const std::string& description, int64_t least = 1) {
-  const auto parse = [least](const std::string& text) {
-    const auto count = parse_count(text);
-    return count && *count >= least ? count : std::nullopt;
-  };
-  return add_parsed(app, name, target, parse,
-                    fmt::format("a count of at least {}, such as 4096 or 32k", least), description)
-      ->type_name("N");
-}
-
-CLI::Option* add_weights(CLI::App& app, WeightsOption& target, const char* by_default) {
-  const auto parse = [](const std::string& text) -> std::optional<WeightsOption> {
-    if (text == "auto") return WeightsOption::kAuto;
-    if (text == "f32") return WeightsOption::kF32;
-    if (text == "bf16") return WeightsOption::kBf16;
-    if (text == "file") return WeightsOption::kFile;
-    if (text == "packed") return WeightsOption::kPacked;
-    return std::nullopt;
-  };
-  return add_parsed(app, "--weights", target, parse, "auto, f32, bf16, file or packed",
-                    fmt::format("auto, f32, bf16, file, packed (file for decoding); default {}",
-                                by_default))
-      ->type_name("TYPE");
-}
-
-CLI::Option* add_model(CLI::App& app, std::string& target) {
-  return app.add_option("model,-m,--model", target, "a .gguf file or a Hugging Face folder")
-      ->required()
-      ->type_name("MODEL");
-}
-
-// Each --kv takes one recipe and may be given again.
-CLI::Option* add_recipes(CLI::App& app, std::vector<std::string>& target,
-                         const std::string& description) {
-  return app.add_option("--kv", target, description)
-      ->expected(1)
-      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
-      ->allow_extra_args(false)
-      ->type_name("RECIPE");
 }
 
 // "16,8,kivi-4": several recipes. A layer list has commas of its own: "0-1=16,*=8" is one recipe.
@@ -146,37 +100,6 @@ std::vector<std::string> split_recipes(const std::string& text) {
   return recipes;
 }
 
-// "128,4k", and given again: more of them.
-CLI::Option* add_counts(CLI::App& app, const std::string& name, std::vector<int64_t>& target,
-                        const std::string& description) {
-  return app
-      .add_option_function<std::vector<std::string>>(
-          name,
-          [name, &target](const std::vector<std::string>& texts) {
-            target.clear();
-            for (const std::string& text : texts) {
-              const auto count = parse_count(text);
-              if (!count) {
-                throw CLI::ValidationError(
-                    name, fmt::format("'{}' is not a count such as 128 or 4k", text));
-              }
-              target.push_back(*count);
-            }
-          },
-          description)
-      ->delimiter(',')
-      ->expected(1)
-      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
-      ->allow_extra_args(false)
-      ->type_name("N,...");
-}
-
-CLI::Option* add_threads(CLI::App& app, int& target) {
-  return app.add_option("-t,--threads", target, "threads; 0, the default: every core")
-      ->check(within(0, 1024))
-      ->type_name("N");
-}
-
 void add_run(CLI::App& run, RunOptions& options) {
   run.footer(footer(kRunExamples));
   add_model(run, options.model);
@@ -185,7 +108,17 @@ void add_run(CLI::App& run, RunOptions& options) {
   run.add_option("-f,--file", options.prompt_file, "the prompt from a file; - is standard input")
       ->type_name("FILE")
       ->excludes(prompt);
-  run.add_option("--kv", options.kv, "how K and V are stored; default 16")->type_name("RECIPE");
+  auto* kv =
+      run.add_option("--kv", options.kv, "how K and V are stored; default 16")->type_name("RECIPE");
+  auto* front = run.add_option("--front", options.front,
+                               "for --quality: a front.json of lowkey tune, or its folder")
+                    ->type_name("FILE");
+  auto* quality =
+      add_parsed(run, "--quality", options.quality, parse_quality, "lossless, balanced or compact",
+                 "instead of --kv: lossless, balanced or compact, from --front")
+          ->type_name("NAME")
+          ->excludes(kv);
+  front->needs(quality);
   add_weights(run, options.weights, "auto");
   add_count(run, "-n,--max-tokens", options.max_tokens,
             "most tokens to generate; default: until the model ends");
@@ -226,23 +159,51 @@ void add_eval(CLI::App& eval, EvalOptions& options) {
   eval.footer(footer(kEvalExamples));
   add_model(eval, options.model);
   add_recipes(eval, options.kv, "measure this, besides 16, the reference; may be given again");
-  eval.add_option("--text", options.text, "the text to measure on, UTF-8 (also: LOWKEY_TEXT)")
-      ->envname("LOWKEY_TEXT")
-      ->required()
-      ->type_name("FILE");
-  add_count(eval, "-c,--ctx", options.ctx, "tokens of a chunk; default 1024", 2);
-  add_count(eval, "--stride", options.stride,
-            "tokens from one chunk to the next; default: --ctx, no overlap");
-  add_count(eval, "--chunks", options.chunks, "at most so many chunks");
-  add_count(eval, "--tokens", options.tokens, "at most so many tokens of the text");
+  auto* text =
+      eval.add_option("--text", options.text, "the text to measure on, UTF-8 (also: LOWKEY_TEXT)")
+          ->type_name("FILE");
+  auto* task = eval.add_option("--task", options.task,
+                               "instead: answer a JSONL file's questions and count right answers")
+                   ->type_name("FILE");
+  const std::vector<CLI::Option*> of_text = {
+      text,
+      add_count(eval, "-c,--ctx", options.ctx, "tokens of a chunk; default 1024", 2),
+      add_count(eval, "--stride", options.stride,
+                "tokens from one chunk to the next; default: --ctx, no overlap"),
+      add_count(eval, "--chunks", options.chunks, "at most so many chunks"),
+      add_count(eval, "--tokens", options.tokens, "at most so many tokens of the text"),
+      add_count(eval, "--decode-tokens", options.decode_tokens,
+                "tokens decoded for the speed column; 0: no such column; default 128", 0)};
+  const std::vector<CLI::Option*> of_task = {
+      eval.add_option("--few-shot", options.few_shot,
+                      "of a task: show so many of its examples first, or those of a file")
+          ->type_name("N|FILE"),
+      eval.add_flag("--as-chat", options.as_chat,
+                    "of a task: as turns of the chat template, not as plain text"),
+      add_count(eval, "-n,--max-tokens", options.max_tokens,
+                "of a task: most tokens of an answer; default 256"),
+      add_count(eval, "--limit", options.limit, "of a task: at most so many questions")};
   add_weights(eval, options.weights, "f32");
-  add_count(eval, "--decode-tokens", options.decode_tokens,
-            "tokens decoded for the speed column; 0: no such column; default 128", 0);
   add_threads(eval, options.threads);
   eval.add_option("--json", options.json_file, "also write one object per recipe to this file")
       ->type_name("FILE");
   eval.add_flag("-v,--verbose", options.verbose, "which kernels and formats are used, on stderr");
   eval.add_flag("--no-color", options.no_color, "no colours (also: NO_COLOR)");
+  // Not CLI11's excludes() and needs(), which crowd the help.
+  eval.callback([&options, task, of_text, of_task] {
+    for (const CLI::Option* option : task->empty() ? of_task : of_text) {
+      if (option->empty()) continue;
+      if (task->empty()) throw CLI::RequiresError(option->get_name(), task->get_name());
+      throw CLI::ExcludesError(option->get_name(), task->get_name());
+    }
+    const char* text_of_environment = std::getenv("LOWKEY_TEXT");
+    if (task->empty() && options.text.empty() && text_of_environment) {
+      options.text = text_of_environment;
+    }
+    if (task->empty() && options.text.empty()) {
+      throw CLI::ValidationError("no --text FILE given, and no --task");
+    }
+  });
 }
 
 void add_bench(CLI::App& bench, BenchOptions& options) {
@@ -346,13 +307,19 @@ void add_plan(CLI::App& plan, PlanOptions& options) {
                                "instead: a well-known model's public shape; 'list' shows them")
                    ->type_name("NAME")
                    ->excludes(model);
-  add_recipes(plan, options.kv,
-              "plan with this; may be given again; default 16, 8, 4, kivi-4, kivi-2");
+  auto* kv = add_recipes(plan, options.kv,
+                         "plan with this; may be given again; default 16, 8, 4, kivi-4, kivi-2");
   add_count(plan, "-c,--ctx", options.ctx, "tokens of each sequence; default 4096");
   add_count(plan, "-b,--batch", options.batch, "sequences; default 1");
-  add_parsed(plan, "--memory", options.memory, parse_bytes, "a size such as 16GiB or 80GB",
-             "also: the longest context and the largest batch that fit this")
-      ->type_name("SIZE");
+  auto* memory =
+      add_parsed(plan, "--memory", options.memory, parse_bytes, "a size such as 16GiB or 80GB",
+                 "also: the longest context and the largest batch that fit this")
+          ->type_name("SIZE");
+  plan.add_option("--front", options.front,
+                  "instead of --kv: the best in a front.json that fits --memory")
+      ->type_name("FILE")
+      ->excludes(kv)
+      ->needs(memory);
   plan.add_option("--weights-bits", options.weight_bits,
                   "with --arch: bits of each parameter; default 16")
       ->check(within(0.5, 64.0))
@@ -366,7 +333,7 @@ void add_inspect(CLI::App& inspect, InspectOptions& options) {
   inspect.footer(footer(kInspectExamples));
   inspect
       .add_option("path", options.path,
-                  "a .gguf or .safetensors file, a Hugging Face folder, a recipe")
+                  "a .gguf or .safetensors file, a Hugging Face folder, a recipe, a front")
       ->required()
       ->type_name("PATH");
   add_recipes(inspect, options.kv, "what this costs on the model; may be given again");
@@ -375,6 +342,41 @@ void add_inspect(CLI::App& inspect, InspectOptions& options) {
       ->type_name("MODEL");
   inspect.add_flag("--json", options.json, "JSON instead of text");
   inspect.add_flag("--no-color", options.no_color, "no colours (also: NO_COLOR)");
+}
+
+void add_convert(CLI::App& convert, ConvertOptions& options) {
+  convert.footer(footer(kConvertExamples));
+  convert.add_option("input", options.input, "a recipe, KVTuner's .yaml, or ModelOpt's .json")
+      ->required()
+      ->type_name("INPUT");
+  convert
+      .add_option("-o,--output", options.output,
+                  "*.json: a recipe, *.yaml: KVTuner's; default: JSON to stdout")
+      ->type_name("FILE");
+  const auto parse = [](const std::string& text) -> std::optional<ImportPreset> {
+    if (text == "kivi") return ImportPreset::kKivi;
+    if (text == "per-token" || text == "pertoken") return ImportPreset::kPerToken;
+    return std::nullopt;
+  };
+  add_parsed(convert, "--as", options.as, parse, "kivi or per-token",
+             "how bits alone are meant: kivi, per-token; default: by the name")
+      ->type_name("MODE");
+  convert
+      .add_option("-m,--model", options.model,
+                  "check that the recipe fits this model; says how many layers it has")
+      ->type_name("MODEL");
+}
+
+// What was typed after the verb, so that it can be typed again.
+std::string command_text(int argc, const char* const* argv) {
+  std::string text;
+  for (int i = 2; i < argc; ++i) {
+    const std::string word = argv[i];
+    const bool plain =
+        !word.empty() && word.find_first_of(" \t\n'\"*?$`\\;&|<>()[]{}!#~") == std::string::npos;
+    text += (i > 2 ? " " : "") + (plain ? word : "'" + word + "'");
+  }
+  return text;
 }
 
 // A message is one line, whatever a file or a library put into it.
@@ -406,22 +408,29 @@ int parse_and_call(int argc, const char* const* argv, const Verbs& verbs, std::o
   EvalOptions eval_options;
   BenchOptions bench_options;
   ProbeVerbOptions probe_options;
+  TuneVerbOptions tune_options;
   PlanOptions plan_options;
   InspectOptions inspect_options;
+  ConvertOptions convert_options;
   CLI::App& run = *app.add_subcommand("run", "generate or chat from a quantized cache");
   CLI::App& eval =
       *app.add_subcommand("eval", "one table: what each precision costs in quality and memory");
   CLI::App& bench = *app.add_subcommand("bench", "tokens per second, per cache recipe and depth");
   CLI::App& probe = *app.add_subcommand("probe", "where the error comes from, layer by layer");
+  CLI::App& tune =
+      *app.add_subcommand("tune", "the best precision for every layer, as a front and a picture");
   CLI::App& plan = *app.add_subcommand("plan", "how much memory a model needs, and what fits");
   CLI::App& inspect =
       *app.add_subcommand("inspect", "what a model, a tensor file or a recipe holds");
+  CLI::App& convert = *app.add_subcommand("convert", "recipes from and to other projects' files");
   add_run(run, run_options);
   add_eval(eval, eval_options);
   add_bench(bench, bench_options);
   add_probe(probe, probe_options);
+  add_tune(tune, tune_options);
   add_plan(plan, plan_options);
   add_inspect(inspect, inspect_options);
+  add_convert(convert, convert_options);
 
   if (argc < 2) {
     err << app.help();
@@ -433,11 +442,10 @@ int parse_and_call(int argc, const char* const* argv, const Verbs& verbs, std::o
   };
   const std::string verb = argv[1];
   const bool known = verb == "run" || verb == "eval" || verb == "bench" || verb == "probe" ||
-                     verb == "plan" || verb == "inspect";
+                     verb == "tune" || verb == "plan" || verb == "inspect" || verb == "convert";
   const std::string help = known ? "lowkey " + verb : "lowkey";
   if (!known && !verb.starts_with('-')) {
-    return usage_error(
-        fmt::format("unknown verb '{}': run, eval, bench, probe, plan or inspect", verb), help);
+    return usage_error(fmt::format("unknown verb '{}': {}", verb, kVerbs), help);
   }
   try {
     app.parse(argc, argv);
@@ -447,8 +455,9 @@ int parse_and_call(int argc, const char* const* argv, const Verbs& verbs, std::o
     const bool no_model = (run.parsed() && run_options.model.empty()) ||
                           (eval.parsed() && eval_options.model.empty()) ||
                           (bench.parsed() && bench_options.model.empty()) ||
-                          (probe.parsed() && probe_options.model.empty());
-    const std::string what = !known ? "a verb comes first: run, eval, bench, probe, plan or inspect"
+                          (probe.parsed() && probe_options.model.empty()) ||
+                          (tune.parsed() && tune_options.model.empty());
+    const std::string what = !known     ? fmt::format("a verb comes first: {}", kVerbs)
                              : no_model ? "no MODEL given"
                                         : error.what();
     return usage_error(what, help);
@@ -458,11 +467,20 @@ int parse_and_call(int argc, const char* const* argv, const Verbs& verbs, std::o
   if (plan.parsed() && plan_options.model.empty() && !plan_options.arch) {
     return usage_error("no MODEL given, and no --arch", help);
   }
+  if (run_options.quality && !run_options.front) {
+    return usage_error(
+        "--quality needs --front FILE, a front of recipes: 'lowkey tune MODEL' makes one", help);
+  }
   if (run.parsed()) return call("run", verbs.run, run_options);
   if (eval.parsed()) return call("eval", verbs.eval, eval_options);
   if (bench.parsed()) return call("bench", verbs.bench, bench_options);
   if (probe.parsed()) return call("probe", verbs.probe, probe_options);
+  if (tune.parsed()) {
+    tune_options.command = command_text(argc, argv);
+    return call("tune", verbs.tune, tune_options);
+  }
   if (plan.parsed()) return call("plan", verbs.plan, plan_options);
+  if (convert.parsed()) return call("convert", verbs.convert, convert_options);
   return call("inspect", verbs.inspect, inspect_options);
 }
 

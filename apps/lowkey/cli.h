@@ -14,8 +14,10 @@ struct Verbs {
   std::function<int(const EvalOptions&)> eval;
   std::function<int(const BenchOptions&)> bench;
   std::function<int(const ProbeVerbOptions&)> probe;
+  std::function<int(const TuneVerbOptions&)> tune;
   std::function<int(const PlanOptions&)> plan;
   std::function<int(const InspectOptions&)> inspect;
+  std::function<int(const ConvertOptions&)> convert;
 };
 
 inline constexpr int kExitOk = 0;

@@ -5,11 +5,13 @@
 #include <cstdio>
 #include <filesystem>
 #include <nlohmann/json.hpp>
+#include <span>
 
 #include "core/error.h"
 #include "core/files.h"
 #include "core/sha256.h"
 #include "eval/evaluate.h"
+#include "eval_task.h"
 #include "model_options.h"
 #include "progress_bar.h"
 #include "table.h"
@@ -33,10 +35,26 @@ std::string small(double value) {
   return value < 0.01 ? fmt::format("{:.5f}", value) : fmt::format("{:.4f}", value);
 }
 
+// Of the tokens as the model got them, windows one after the other, 32 bits each, little-endian:
+// whoever measures another engine can tell that it got the same (bench/quality).
+std::string sha256_of_windows(std::span<const int32_t> tokens, const EvaluateOptions& options,
+                              int64_t windows) {
+  const int64_t stride = options.stride == 0 ? options.ctx : options.stride;
+  std::string bytes;
+  for (int64_t w = 0; w < windows; ++w) {
+    for (int64_t i = 0; i < options.ctx; ++i) {
+      const bool is_bos = i == 0 && options.bos >= 0;
+      const int32_t token = is_bos ? options.bos : tokens[static_cast<size_t>(w * stride + i)];
+      for (int shift : {0, 8, 16, 24}) bytes += static_cast<char>(token >> shift & 0xff);
+    }
+  }
+  return sha256_hex(bytes);
+}
+
 struct Report {
   const EvalOptions& options;
   const Evaluation& evaluation;
-  std::string text_sha256;
+  std::string text_sha256, tokens_sha256;
 
   std::vector<const EvaluatedRecipe*> rows() const {
     std::vector<const EvaluatedRecipe*> all = {&evaluation.reference};
@@ -89,6 +107,7 @@ struct Report {
           {"bytes_per_token", row->bytes_per_token},
           {"tokens_per_second", nullptr},
           {"text_sha256", text_sha256},
+          {"tokens_sha256", tokens_sha256},
           {"compression", evaluation.reference.bytes_per_token / row->bytes_per_token},
           {"ctx", options.ctx},
           {"windows", evaluation.windows},
@@ -105,6 +124,7 @@ struct Report {
 }  // namespace
 
 int eval_verb(const EvalOptions& options) {
+  if (options.task) return eval_task(options);
   const Terminal terminal = detect_terminal(stdout, options.no_color);
   for (const std::string& text : options.kv) parse_recipe(text);  // said at once, not after loading
   const std::string text = read_file(options.text);
@@ -135,7 +155,8 @@ int eval_verb(const EvalOptions& options) {
       evaluate(engine.model(), tokens, recipes, evaluate_options, engine.pool(), bar.callback());
   bar.clear();
 
-  const Report report{options, evaluation, text_sha256};
+  const Report report{options, evaluation, text_sha256,
+                      sha256_of_windows(tokens, evaluate_options, evaluation.windows)};
   fmt::print("{} on {} (sha256 {}…): {} tokens scored in {} window{} of {}\n",
              engine.file().path().filename().string(),
              std::filesystem::path(options.text).filename().string(), text_sha256.substr(0, 12),

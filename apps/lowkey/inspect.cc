@@ -5,11 +5,16 @@
 #include <fstream>
 
 #include "core/error.h"
+#include "core/files.h"
+#include "recipe/front.h"
+#include "recipe/json_node.h"
 
 namespace lowkey {
 namespace {
 
 namespace fs = std::filesystem;
+
+constexpr uint64_t kMaxJsonBytes = uint64_t{64} << 20;
 
 bool begins_with(const fs::path& path, std::string_view magic) {
   std::ifstream file(path, std::ios::binary);
@@ -39,6 +44,7 @@ KvRecipe recipe_or_missing_file(const std::string& text) {
     return parse_recipe(text);
   } catch (const Error& error) {
     if (error.code() != ErrorCode::kInvalidArgument) throw;
+    if (parse_front_reference(text)) throw;
     if (text.find('=') != text.npos || text.find(':') != text.npos || text.starts_with("kivi"))
       throw;
     fail(ErrorCode::kNotFound, "{}: no such file, and no recipe either", text);
@@ -62,8 +68,13 @@ std::string inspect(const InspectOptions& options, const Terminal& terminal) {
   if (fs::is_directory(path)) return inspect_model(ModelFile::open(path), options, terminal);
   if (begins_with(path, "GGUF")) return inspect_gguf_or_model(options, terminal);
   if (path.extension() == ".safetensors") return inspect_safetensors(options, terminal);
-  if (path.extension() == ".json")
+  if (path.extension() == ".json") {
+    if (json_format(read_file(path, kMaxJsonBytes)) == JsonFormat::kFront) {
+      return inspect_front(options, terminal);
+    }
     return inspect_recipe(parse_recipe(options.path), options, terminal);
+  }
+  if (path.extension() == ".yaml" || path.extension() == ".yml") parse_recipe(options.path);
   fail(ErrorCode::kUnsupported,
        "{}: neither GGUF nor .safetensors nor .json, and not a folder with a model", options.path);
 }

@@ -13,11 +13,13 @@ namespace lowkey {
 std::string inspect(const InspectOptions& options, const Terminal& terminal);
 
 // Its parts, by what the path turns out to be (inspect_model.cc, inspect_recipe.cc,
-// inspect_file.cc).
+// inspect_front.cc, inspect_file.cc).
 std::string inspect_model(const ModelFile& model, const InspectOptions& options,
                           const Terminal& terminal);
 std::string inspect_recipe(const KvRecipe& recipe, const InspectOptions& options,
                            const Terminal& terminal);
+// A front: its points, and the uniform recipes measured beside them.
+std::string inspect_front(const InspectOptions& options, const Terminal& terminal);
 // Metadata and tensors of a GGUF that is no model lowkey can run; `why_not` says why.
 std::string inspect_gguf(const InspectOptions& options, const std::string& why_not,
                          const Terminal& terminal);

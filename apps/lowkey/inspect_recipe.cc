@@ -10,6 +10,7 @@
 #include "recipe/bytes.h"
 #include "recipe/names.h"
 #include "recipe/short_form.h"
+#include "recipe_text.h"
 #include "table.h"
 #include "tensor_summary.h"
 #include "units.h"
@@ -21,24 +22,6 @@ using Json = nlohmann::ordered_json;
 
 constexpr int64_t kUsualContext = 4096;
 constexpr int32_t kUsualHeadDim = 128;  // where no model says: that of most
-
-std::string side_text(const SideRecipe& side) {
-  if (!side.packed()) return side.bits == 16 ? "f16" : fmt::format("f{}", side.bits);
-  const bool channel = side.axis == QuantAxis::kPerChannel;
-  std::string text = fmt::format("{} bits per {}, g", side.bits, channel ? "channel" : "token");
-  text += side.group_size == kGroupIsHeadDim ? "head" : fmt::format("{}", side.group_size);
-  if (side.quantizer != Quantizer::kAffine) text += fmt::format(", {}", enum_name(side.quantizer));
-  if (side.scales != ScaleChoice::kMinMax) text += fmt::format(", {}", enum_name(side.scales));
-  if (side.transform != Transform::kNone) text += fmt::format(", {}", enum_name(side.transform));
-  return text;
-}
-
-std::string window_text(const LayerRecipe& layer, const HeadRecipe& head) {
-  if (!head.k.packed() && !head.v.packed()) return "-";
-  if (layer.residual_length == 0) return "none";
-  return fmt::format("{}{}", layer.residual_length,
-                     layer.window == WindowRule::kBlock ? " block" : "");
-}
 
 // The bits of one head of one rule: a cache of that head alone, so that every row says what it
 // costs.
@@ -151,7 +134,8 @@ std::string inspect_recipe(const KvRecipe& recipe, const InspectOptions& options
                            const HeadRecipe& head) {
     const RowBits bits = row_bits(recipe, rule, head, head_dim, ctx);
     all_stored &= bits.stored.has_value();
-    table.add_row({layers, side_text(head.k), side_text(head.v), window_text(rule.layer, head),
+    table.add_row({layers, side_text(head.k), side_text(head.v),
+                   window_text(head, rule.layer.residual_length, rule.layer.window),
                    fmt::format("{:.2f}", bits.code),
                    bits.stored ? fmt::format("{:.2f}", *bits.stored) : "-"});
   });

@@ -6,6 +6,7 @@ int main(int argc, char** argv) {
   lowkey::Verbs verbs;
   verbs.plan = lowkey::plan_verb;
   verbs.inspect = lowkey::inspect_verb;
+  verbs.convert = lowkey::convert_verb;
 #ifdef LOWKEY_HAVE_RUN
   verbs.run = lowkey::run_verb;
 #endif
@@ -17,6 +18,9 @@ int main(int argc, char** argv) {
 #endif
 #ifdef LOWKEY_HAVE_PROBE
   verbs.probe = lowkey::probe_verb;
+#endif
+#ifdef LOWKEY_HAVE_TUNE
+  verbs.tune = lowkey::tune_verb;
 #endif
   return lowkey::run_cli(argc, argv, verbs, std::cout, std::cerr);
 }

@@ -23,6 +23,12 @@ ResolvedRecipe recipe_for(const std::string& text, const Engine& engine) {
   return recipe;
 }
 
+std::string describe_kernels(Engine& engine) {
+  return fmt::format("{} kernels, {} weights{}", isa_name(active_isa()),
+                     weight_storage_name(engine.weight_storage()),
+                     engine.model().prefill_bytes() > 0 ? ", prompts in bf16" : "");
+}
+
 std::string describe_engine(Engine& engine) {
   return fmt::format("{} kernels, {} thread{}, {} weights{}", isa_name(active_isa()),
                      engine.pool().num_threads(), engine.pool().num_threads() == 1 ? "" : "s",

@@ -16,6 +16,9 @@ std::optional<WeightStorage> weight_storage(WeightsOption option);
 // Short form or file, bound to the model; labelled as the user wrote it.
 ResolvedRecipe recipe_for(const std::string& text, const Engine& engine);
 
+// "avx512 kernels, f32 weights": what results depend on.
+std::string describe_kernels(Engine& engine);
+
 // "avx512 kernels, 2 threads, packed weights": what --verbose prints and results carry.
 std::string describe_engine(Engine& engine);
 

@@ -10,8 +10,9 @@
 
 #include "architectures.h"
 #include "core/error.h"
-#include "load/model_file.h"
 #include "memory_plan.h"
+#include "plan_front.h"
+#include "planned_model.h"
 #include "table.h"
 #include "tensor_summary.h"
 #include "units.h"
@@ -22,46 +23,8 @@ namespace {
 using Json = nlohmann::ordered_json;
 using Align = Table::Align;
 
-constexpr int64_t kUsualContext = 4096;
 constexpr const char* kUsualRecipes[] = {"16", "8", "4", "kivi-4", "kivi-2"};
-constexpr double kUsualWeightBits = 16;
 constexpr size_t kLongLabel = 16;  // longer recipes are written out below the table
-
-// What is planned: a file's configuration, or a well-known one.
-struct PlannedModel {
-  std::string source;  // the file, or where the figures are from
-  ModelConfig config;
-  int64_t weight_bytes = 0;
-  std::string weights_text;
-};
-
-PlannedModel planned_architecture(const PlanOptions& options) {
-  const auto arch = find_architecture(*options.arch);
-  if (!arch) {
-    fail(ErrorCode::kInvalidArgument, "--arch: no '{}' here: lowkey plan --arch list shows all",
-         *options.arch);
-  }
-  const double bits = options.weight_bits.value_or(kUsualWeightBits);
-  PlannedModel model;
-  model.source = "public configuration";
-  model.config = arch->config();
-  model.weight_bytes = std::llround(static_cast<double>(arch->parameters()) * bits / 8);
-  model.weights_text = fmt::format("{} ({} parameters of {:g} bits)",
-                                   human_bytes(static_cast<uint64_t>(model.weight_bytes)),
-                                   with_separators(arch->parameters()), bits);
-  return model;
-}
-
-PlannedModel planned_file(const PlanOptions& options) {
-  const ModelFile file = ModelFile::open(options.model);
-  PlannedModel model;
-  model.source = file.path().string();
-  model.config = file.config();
-  if (model.config.name.empty()) model.config.name = file.path().filename().string();
-  model.weight_bytes = static_cast<int64_t>(file.weight_bytes());
-  model.weights_text = fmt::format("{} (as in the file)", human_bytes(file.weight_bytes()));
-  return model;
-}
 
 struct Row {
   std::string recipe;
@@ -76,7 +39,7 @@ struct Row {
 class Report {
  public:
   Report(PlannedModel model, const PlanOptions& options)
-      : model_(std::move(model)), options_(options), ctx_(context()) {
+      : model_(std::move(model)), options_(options), ctx_(planned_context(model_, options)) {
     const MemoryPlan plain(parse_recipe("16"), model_.config, model_.weight_bytes);
     const auto total16 = static_cast<double>(plain.need(ctx_, options_.batch).total());
     for (const std::string& recipe : options_.kv) rows_.push_back(row(recipe, total16));
@@ -93,14 +56,7 @@ class Report {
   }
 
   std::string text(const Terminal& terminal) const {
-    const ModelConfig& config = model_.config;
-    const Facts facts = {{"layers", fmt::format("{}", config.num_layers)},
-                         {"heads", fmt::format("{} query, {} KV, head_dim {}", config.num_qo_heads,
-                                               config.num_kv_heads, config.head_dim)},
-                         {"context", with_separators(config.max_context)},
-                         {"weights", model_.weights_text}};
-    std::string out =
-        facts_text(fmt::format("{} ({})", config.name, model_.source), facts, terminal);
+    std::string out = planned_model_text(model_, terminal);
     std::string heading = fmt::format("Memory at {} tokens", with_separators(ctx_));
     if (options_.batch > 1) heading += fmt::format(" x {}", with_separators(options_.batch));
     if (options_.memory) {
@@ -108,32 +64,13 @@ class Report {
           fmt::format(", and what fits {}", human_bytes(static_cast<uint64_t>(*options_.memory)));
     }
     out += fmt::format("\n{}\n{}", paint(terminal, Ink::kBold, heading), table(terminal));
-    out += fmt::format(
-        "total: weights, KV cache as allocated (whole pages, exact windows), and workspace: an\n"
-        "estimate of activations, logits and attention's partial results. Prompts need {} more\n"
-        "where they run in bf16 (AVX512_BF16, weights other than f32), else libtorch's buffers.\n",
-        human_bytes(static_cast<uint64_t>(prompt_weights_bytes(config))));
-    if (config.max_context > 0 && ctx_ > config.max_context) {
-      out += fmt::format("{} tokens are beyond the model's context.\n", with_separators(ctx_));
-    }
+    out += planned_total_text(model_, ctx_);
     return out;
   }
 
   std::string json() const {
-    const ModelConfig& config = model_.config;
-    Json json = {{"kind", "plan"},
-                 {"model", config.name},
-                 {"source", model_.source},
-                 {"num_layers", config.num_layers},
-                 {"num_qo_heads", config.num_qo_heads},
-                 {"num_kv_heads", config.num_kv_heads},
-                 {"head_dim", config.head_dim},
-                 {"max_context", config.max_context},
-                 {"ctx", ctx_},
-                 {"batch", options_.batch},
-                 {"memory_bytes", options_.memory ? Json(*options_.memory) : Json()},
-                 {"prompt_weights_bytes", prompt_weights_bytes(config)},
-                 {"plans", Json::array()}};
+    Json json = planned_model_json(model_, options_, ctx_);
+    json["plans"] = Json::array();
     for (const Row& row : rows_) {
       Json plan = {{"recipe", row.recipe},
                    {"code_bits", row.code_bits},
@@ -157,11 +94,6 @@ class Report {
   }
 
  private:
-  int64_t context() const {
-    const int64_t most = model_.config.max_context;
-    return options_.ctx.value_or(most > 0 ? std::min(most, kUsualContext) : kUsualContext);
-  }
-
   Row row(const std::string& recipe, double total16) const {
     const MemoryPlan plan(parse_recipe(recipe), model_.config, model_.weight_bytes);
     Row row;
@@ -256,8 +188,9 @@ std::string architecture_list(const PlanOptions& options, const Terminal& termin
 
 std::string plan(const PlanOptions& options, const Terminal& terminal) {
   if (options.arch == "list") return architecture_list(options, terminal);
-  const Report report(options.arch ? planned_architecture(options) : planned_file(options),
-                      options);
+  PlannedModel model = planned_model(options);
+  if (options.front) return plan_front(model, options, terminal);
+  const Report report(std::move(model), options);
   return options.json ? report.json() : report.text(terminal);
 }
 

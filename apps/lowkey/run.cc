@@ -14,6 +14,7 @@
 #include "model_options.h"
 #include "progress_bar.h"
 #include "recipe/bytes.h"
+#include "recipe/front.h"
 #include "terminal.h"
 #include "units.h"
 #include "verbs.h"
@@ -46,14 +47,16 @@ struct CacheFigures {
 
 class Runner {
  public:
-  explicit Runner(const RunOptions& options)
+  // choice: the point of a front that options.kv names, if it does.
+  Runner(const RunOptions& options, std::optional<FrontChoice> choice)
       : options_(options),
+        choice_(std::move(choice)),
         out_(detect_terminal(stdout, options.no_color)),
         err_(detect_terminal(stderr, options.no_color)),
         engine_(options.model,
                 {weight_storage(options.weights), options.threads, options.ctx.value_or(0)},
                 bar_.callback()),
-        recipe_(recipe_for(options.kv, engine_)),
+        recipe_(bound_recipe()),
         session_(engine_, recipe_) {
     bar_.clear();
     generate_.sampling = sampling_options(options.sampling, engine_.file().generation());
@@ -62,7 +65,7 @@ class Runner {
     generate_.cancel = &interrupt_.flag();
     if (options.verbose) {
       note(fmt::format("{}; cache {}; temperature {}, top-k {}, top-p {}, min-p {}, seed {}",
-                       describe_engine(engine_), options.kv, generate_.sampling.temperature,
+                       describe_engine(engine_), cache_text(), generate_.sampling.temperature,
                        generate_.sampling.top_k, generate_.sampling.top_p, generate_.sampling.min_p,
                        generate_.sampling.seed));
     }
@@ -127,6 +130,27 @@ class Runner {
  private:
   enum class ReadResult : uint8_t { kLine, kEnd, kInterrupted };
 
+  ResolvedRecipe bound_recipe() {
+    if (!choice_) return recipe_for(options_.kv, engine_);
+    bar_.clear();
+    const std::string name = front_model_name(engine_.file().path());
+    if (const auto other = other_model(choice_->front, name, engine_.file().config().num_layers)) {
+      note(fmt::format("lowkey: warning: {}: {}", choice_->file, *other));
+    }
+    ResolvedRecipe recipe = resolve_recipe(choice_->recipe(), engine_.kv_shape());
+    recipe.label = options_.kv;
+    return recipe;
+  }
+
+  // The recipe as it was asked for and, of a front, what its point was measured to lose.
+  std::string cache_text() const {
+    if (!choice_) return options_.kv;
+    const FrontPoint& point = choice_->point();
+    return fmt::format("{} ({:.2f} code bits; held-out KL {:.4f}, perplexity {:+.2f}%)",
+                       options_.kv, point.code_bits, point.kl_heldout,
+                       point.ppl_delta_percent_heldout);
+  }
+
   std::vector<ChatMessage> opening() const {
     if (!options_.system) return {};
     return {{"system", *options_.system}};
@@ -178,13 +202,19 @@ class Runner {
       line += fmt::format(", {:.1f}x smaller than 16-bit",
                           rate(cache.bytes_16bit, static_cast<double>(cache.bytes)));
     }
+    if (choice_) {
+      line +=
+          fmt::format("; {}{:.2f} bits of {}",
+                      options_.quality ? fmt::format("{}: ", quality_name(*options_.quality)) : "",
+                      choice_->point().code_bits, choice_->file);
+    }
     if (result.reason == StopReason::kCancelled) line += "; stopped";
     return line + "]";
   }
 
   void print_json(const GenerateResult& result) const {
     const CacheFigures cache = cache_figures();
-    const nlohmann::ordered_json json = {
+    nlohmann::ordered_json json = {
         {"text", result.text},
         {"tokens", result.tokens},
         {"stop_reason", stop_reason_name(result.reason)},
@@ -199,6 +229,15 @@ class Runner {
         {"stored_bits", cache.stored_bits},
         {"seed", generate_.sampling.seed},
     };
+    if (choice_) {
+      const FrontPoint& point = choice_->point();
+      json["front"] = {{"file", choice_->file},
+                       {"point", choice_->index},
+                       {"recipe", point.recipe},
+                       {"code_bits", point.code_bits},
+                       {"kl_heldout", point.kl_heldout},
+                       {"ppl_delta_percent_heldout", point.ppl_delta_percent_heldout}};
+    }
     fmt::print("{}\n", json.dump(2));
   }
 
@@ -233,6 +272,7 @@ class Runner {
   }
 
   const RunOptions& options_;
+  std::optional<FrontChoice> choice_;
   const Terminal out_, err_;
   ProgressBar bar_;
   InterruptGuard interrupt_;
@@ -246,13 +286,25 @@ class Runner {
 
 }  // namespace
 
-int run_verb(const RunOptions& options) {
+int run_verb(const RunOptions& asked) {
+  RunOptions options = asked;
+  if (options.quality) {
+    LOWKEY_CHECK(options.front.has_value(), "the command line sees to it");
+    options.kv =
+        fmt::format("{}@{}", front_path(*options.front).string(), quality_name(*options.quality));
+  }
   std::optional<std::string> prompt = options.prompt;
   if (options.prompt_file) {
     prompt = read_file(*options.prompt_file == "-" ? "/dev/stdin" : *options.prompt_file);
   }
-  parse_recipe(options.kv);  // a wrong recipe is said at once, not after loading
-  Runner runner(options);
+  // A wrong recipe is said at once, not after loading.
+  std::optional<FrontChoice> choice;
+  if (const auto reference = parse_front_reference(options.kv)) {
+    choice = choose_point(*reference);
+  } else {
+    parse_recipe(options.kv);
+  }
+  Runner runner(options, std::move(choice));
   return prompt ? runner.once(*prompt) : runner.chat();
 }
 

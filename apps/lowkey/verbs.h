@@ -6,6 +6,9 @@
 #include <string>
 #include <vector>
 
+#include "recipe/front.h"
+#include "recipe/import.h"
+
 namespace lowkey {
 
 // How weights are held: kFile keeps the file's own blocks, kAuto decides by the machine.
@@ -24,6 +27,8 @@ struct RunOptions {
   std::optional<std::string> prompt;       // -p; neither this nor prompt_file: interactive
   std::optional<std::string> prompt_file;  // -f; "-" is standard input
   std::string kv = "16";
+  std::optional<Quality> quality;    // instead of kv: a point of `front`
+  std::optional<std::string> front;  // a front's file, or a folder with one
   WeightsOption weights = WeightsOption::kAuto;
   std::optional<int64_t> max_tokens;  // absent: until the model ends or the context is full
   SamplingFlags sampling;
@@ -39,8 +44,13 @@ struct RunOptions {
 
 struct EvalOptions {
   std::string model;
-  std::vector<std::string> kv;  // measured besides 16, which is always the reference
-  std::string text;             // a file
+  std::vector<std::string> kv;      // measured besides 16, which is always the reference
+  std::string text;                 // a file; empty: `task`
+  std::optional<std::string> task;  // questions and answers, JSONL
+  std::string few_shot;             // with task: "", a number, or a file
+  bool as_chat = false;             // with task: turns of the chat template, not plain text
+  int64_t max_tokens = 256;         // with task: of each answer
+  std::optional<int64_t> limit;     // with task: at most so many questions
   int64_t ctx = 1024;
   std::optional<int64_t> stride;          // absent: ctx, so that chunks do not overlap
   std::optional<int64_t> chunks, tokens;  // how much of the text; absent: all
@@ -63,6 +73,46 @@ struct BenchOptions {
   int threads = 0;
   std::optional<std::string> json_file;  // "-": standard output, instead of the table
   bool markdown = false;
+  bool verbose = false;
+  bool no_color = false;
+};
+
+// `lowkey tune`. Words are checked where they are parsed.
+struct TuneVerbOptions {
+  std::string model;
+  std::string command;           // as typed, for provenance
+  std::string out;               // a folder
+  std::optional<double> budget;  // bits: which point of the front the closing lines are about
+  // What is measured on; none of the three: conversations that the model has with itself.
+  std::vector<std::string> texts;       // files of plain text
+  std::vector<std::string> chats;       // JSONL: messages, or the user's turns
+  std::optional<std::string> examples;  // JSONL: question and answer (GSM8K's form)
+  int64_t few_shot = 4;
+  bool as_chat = false;
+  int64_t tokens = 2048;  // of each of the two sets, about
+  int64_t ctx = 1024;     // of a window of text, and where stored bits are counted
+  // The space.
+  std::string mode = "kivi";  // kivi, per-token, both
+  std::vector<int64_t> bits = {8, 4, 2};
+  std::vector<int64_t> groups, residuals;  // none: the mode's own
+  std::optional<std::string> candidates;   // short forms, instead of all that
+  int64_t intact_prefix = 1;
+  bool prune = true;
+  double eps = 0.05;
+  int64_t min_samples = 2;
+  // The search.
+  std::string by = "layer";         // layer, group
+  std::string algorithm = "nsga2";  // nsga2, moead
+  std::string cost = "code";        // code, stored
+  std::string loss = "kl";          // kl, ppl, task
+  std::optional<std::string> task;  // JSONL, for loss task
+  std::optional<double> min_bits, max_bits, max_loss;
+  int64_t trials = 96;
+  uint64_t seed = 1;
+  int64_t points = 24;
+  WeightsOption weights = WeightsOption::kF32;
+  int threads = 0;
+  bool json = false;
   bool verbose = false;
   bool no_color = false;
 };
@@ -90,6 +140,7 @@ struct PlanOptions {
   std::optional<int64_t> ctx;         // absent: 4096, or the model's if that is less
   int64_t batch = 1;                  // sequences of ctx tokens each
   std::optional<int64_t> memory;      // bytes that everything should fit into
+  std::optional<std::string> front;   // instead of kv: the best of its points for `memory`
   std::optional<double> weight_bits;  // with arch: of each parameter; absent: 16
   bool json = false;
   bool no_color = false;
@@ -104,11 +155,20 @@ struct InspectOptions {
   bool no_color = false;
 };
 
+struct ConvertOptions {
+  std::string input;                  // a recipe in any form, or another project's file
+  std::optional<std::string> output;  // *.json, *.yaml; absent or "-": JSON on standard output
+  std::optional<ImportPreset> as;     // how files that say bits only are meant
+  std::optional<std::string> model;   // whose shape the recipe must fit
+};
+
 int run_verb(const RunOptions& options);
 int eval_verb(const EvalOptions& options);
 int bench_verb(const BenchOptions& options);
+int tune_verb(const TuneVerbOptions& flags);
 int probe_verb(const ProbeVerbOptions& options);
 int plan_verb(const PlanOptions& options);
 int inspect_verb(const InspectOptions& options);
+int convert_verb(const ConvertOptions& options);
 
 }  // namespace lowkey

@@ -44,13 +44,14 @@ KvShape Engine::kv_shape() const {
   return {config.num_layers, config.num_kv_heads, config.head_dim};
 }
 
-std::vector<int32_t> Engine::encode_chat(const std::vector<ChatMessage>& messages) const {
+std::vector<int32_t> Engine::encode_chat(const std::vector<ChatMessage>& messages, bool answer_next,
+                                         std::optional<std::chrono::sys_seconds> now) const {
   if (!template_) {
     fail(ErrorCode::kUnsupported,
          "{}: the file has no chat template; use --raw to continue plain text",
          file_.path().string());
   }
-  return tokenizer_.encode(template_->render(messages, true), false);
+  return tokenizer_.encode(template_->render(messages, answer_next, now), false);
 }
 
 std::vector<int32_t> Engine::encode_text(std::string_view text) const {
@@ -58,7 +59,8 @@ std::vector<int32_t> Engine::encode_text(std::string_view text) const {
 }
 
 void prefill(Model& model, KvSequence& sequence, std::span<const int32_t> tokens, RowsWanted wanted,
-             float* hidden, const ProgressFn& progress, std::string_view what) {
+             float* hidden, const ProgressFn& progress, std::string_view what,
+             const ForwardOptions& options) {
   const auto total = static_cast<int64_t>(tokens.size());
   // `prefill: exact` lets the prompt attend to itself unquantized, which only one step can do.
   const bool exact = sequence.cache().recipe().prefill == PrefillMode::kExact;
@@ -70,8 +72,11 @@ void prefill(Model& model, KvSequence& sequence, std::span<const int32_t> tokens
     StepItem item{&sequence, tokens.subspan(static_cast<size_t>(done), static_cast<size_t>(count)),
                   wanted};
     if (wanted == RowsWanted::kLast && !last_chunk) item.wanted = RowsWanted::kNone;
-    float* out = wanted == RowsWanted::kAll ? hidden + done * model.config().hidden_size : hidden;
-    model.forward({&item, 1}, item.wanted == RowsWanted::kNone ? nullptr : out);
+    const int64_t offset = done * model.config().hidden_size;
+    float* out = wanted == RowsWanted::kAll ? hidden + offset : hidden;
+    ForwardOptions part = options;
+    if (part.residual) part.residual += offset;
+    model.forward({&item, 1}, item.wanted == RowsWanted::kNone ? nullptr : out, part);
   }
   report(progress, what, total, total);
 }

@@ -51,9 +51,13 @@ class Engine {
   int64_t max_context() const { return max_context_; }
   KvShape kv_shape() const;
 
-  // The conversation as the model's own template writes it, up to where the assistant speaks. A
-  // model without a template is refused: Error kUnsupported, with what to do.
-  std::vector<int32_t> encode_chat(const std::vector<ChatMessage>& messages) const;
+  bool has_chat_template() const { return template_ != nullptr; }
+  // The conversation as the model's own template writes it, up to where the assistant speaks (or,
+  // if it is not its turn, to the end). A model without a template is refused: Error kUnsupported,
+  // with what to do. Templates that print today's date are told `now`, if there is one.
+  std::vector<int32_t> encode_chat(
+      const std::vector<ChatMessage>& messages, bool answer_next = true,
+      std::optional<std::chrono::sys_seconds> now = std::nullopt) const;
   // Plain text to be continued.
   std::vector<int32_t> encode_text(std::string_view text) const;
 
@@ -69,8 +73,9 @@ class Engine {
 
 // Runs tokens of one sequence through the model in chunks; the hidden states (after the final norm)
 // of those wanted go to `hidden` [tokens, hidden_size], or [hidden_size] for the last alone.
-// Reports `what` per chunk.
+// Reports `what` per chunk. `options` are those of every chunk, `residual` that of all tokens.
 void prefill(Model& model, KvSequence& sequence, std::span<const int32_t> tokens, RowsWanted wanted,
-             float* hidden, const ProgressFn& progress, std::string_view what);
+             float* hidden, const ProgressFn& progress, std::string_view what,
+             const ForwardOptions& options = {});
 
 }  // namespace lowkey

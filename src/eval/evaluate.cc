@@ -7,20 +7,16 @@
 #include "cache/kv_cache.h"
 #include "core/error.h"
 #include "engine/engine.h"
+#include "eval/scorer.h"
 #include "recipe/bytes.h"
 
 namespace lowkey {
 namespace {
 
-// Logits of this many positions at a time: with 50,000 tokens in the vocabulary, 25 MB per recipe.
-constexpr int64_t kLogitRows = 128;
-
 struct Arm {
   ResolvedRecipe recipe;
   EvaluatedRecipe result;
   std::vector<PositionScore> scores;
-  std::vector<float> hidden;  // [ctx, hidden_size] of the present window
-  std::vector<float> logits;  // [kLogitRows, vocab_size]
 };
 
 class Evaluator {
@@ -29,8 +25,9 @@ class Evaluator {
             const std::vector<ResolvedRecipe>& recipes, const EvaluateOptions& options,
             ThreadPool& pool, const ProgressFn& progress)
       : model_(model), tokens_(tokens), options_(options), pool_(pool), progress_(progress) {
-    const KvShape& shape = recipes.empty() ? reference_shape() : recipes[0].shape;
-    add_arm(resolve_recipe(parse_recipe("16"), shape));
+    const ModelConfig& config = model_.config();
+    add_arm(resolve_recipe(parse_recipe("16"),
+                           {config.num_layers, config.num_kv_heads, config.head_dim}));
     for (const ResolvedRecipe& recipe : recipes) add_arm(recipe);
   }
 
@@ -52,18 +49,15 @@ class Evaluator {
   }
 
  private:
-  KvShape reference_shape() const {
-    const ModelConfig& config = model_.config();
-    return {config.num_layers, config.num_kv_heads, config.head_dim};
-  }
-
   void add_arm(const ResolvedRecipe& recipe) {
     Arm arm;
     arm.recipe = recipe;
     arm.result.label = recipe.label;
     arm.result.code_bits = code_bits(recipe);
-    arm.hidden.resize(static_cast<size_t>(options_.ctx * model_.config().hidden_size));
-    arm.logits.resize(static_cast<size_t>(kLogitRows * model_.config().vocab_size));
+    // As allocated: the scorer checks the cache against this arithmetic.
+    arm.result.bytes_per_token = static_cast<double>(bytes_at(recipe, options_.ctx).total()) /
+                                 static_cast<double>(options_.ctx);
+    arm.result.stored_bits = stored_bits(recipe, options_.ctx);
     arms_.push_back(std::move(arm));
   }
 
@@ -77,62 +71,26 @@ class Evaluator {
   }
 
   void window(int64_t w) {
-    const std::vector<int32_t> text = window_tokens(w);
-    for (Arm& arm : arms_) {
-      KvCache cache(arm.recipe);
-      KvSequence sequence = cache.new_sequence();
-      const ProgressFn chunk_progress = [&](std::string_view, int64_t done, int64_t) {
+    const int64_t first_target = w == 0 ? 1 : std::max<int64_t>(1, options_.ctx - options_.stride);
+    const auto progress_of = [&](const Arm& arm) {
+      return [&](std::string_view, int64_t done, int64_t) {
         report(progress_, "measuring " + arm.result.label, done_ + done, total_);
       };
-      prefill(model_, sequence, text, RowsWanted::kAll, arm.hidden.data(), chunk_progress, "");
-      done_ += options_.ctx;
-      account(arm, cache);
+    };
+    Scorer scorer(model_, {{"the window", window_tokens(w), {{first_target, options_.ctx}}}}, pool_,
+                  {.keep_residuals = false}, progress_of(arms_[0]));
+    add_scores(arms_[0], scorer.reference());
+    for (size_t a = 1; a < arms_.size(); ++a) {
+      add_scores(arms_[a], scorer.score(arms_[a].recipe, progress_of(arms_[a])));
     }
-    const int64_t first_target = w == 0 ? 1 : std::max<int64_t>(1, options_.ctx - options_.stride);
-    score(text, first_target);
   }
 
-  // Bytes as allocated at depth ctx, checked against the recipe's arithmetic.
-  void account(Arm& arm, const KvCache& cache) const {
-    const int64_t bytes = cache.usage().in_use();
-    LOWKEY_CHECK(bytes == bytes_at(arm.recipe, options_.ctx).total(), "{} bytes allocated", bytes);
-    arm.result.bytes_per_token = static_cast<double>(bytes) / static_cast<double>(options_.ctx);
-    arm.result.stored_bits = stored_bits(arm.recipe, options_.ctx);
-  }
-
-  // Row i predicts token i + 1.
-  void score(std::span<const int32_t> text, int64_t first_target) {
-    const int64_t vocab = model_.config().vocab_size;
-    const int64_t hidden_size = model_.config().hidden_size;
-    for (Arm& arm : arms_) arm.result.window_nll.push_back(0);
-    const size_t base = arms_[0].scores.size();
-    for (Arm& arm : arms_) {
-      arm.scores.resize(base + static_cast<size_t>(options_.ctx - first_target));
-    }
-    for (int64_t row = first_target - 1; row < options_.ctx - 1; row += kLogitRows) {
-      const int64_t count = std::min(kLogitRows, options_.ctx - 1 - row);
-      for (Arm& arm : arms_) {
-        model_.logits(arm.hidden.data() + row * hidden_size, count, arm.logits.data());
-      }
-      pool_.run(count, [&](int64_t i, int) {
-        ReferencePrediction reference;
-        auto logits_of = [&](const Arm& arm) {
-          return std::span(arm.logits)
-              .subspan(static_cast<size_t>(i * vocab), static_cast<size_t>(vocab));
-        };
-        reference.assign(logits_of(arms_[0]));
-        const int32_t target = text[static_cast<size_t>(row + i + 1)];
-        const size_t at = base + static_cast<size_t>(row + i + 1 - first_target);
-        arms_[0].scores[at] = {reference.nll(target), 0, true};
-        for (size_t a = 1; a < arms_.size(); ++a) {
-          arms_[a].scores[at] = reference.compare(logits_of(arms_[a]), target);
-        }
-      });
-    }
-    for (Arm& arm : arms_) {
-      for (size_t i = base; i < arm.scores.size(); ++i)
-        arm.result.window_nll.back() += arm.scores[i].nll;
-    }
+  void add_scores(Arm& arm, const std::vector<PositionScore>& scores) {
+    double nll = 0;
+    for (const PositionScore& score : scores) nll += score.nll;
+    arm.result.window_nll.push_back(nll);
+    arm.scores.insert(arm.scores.end(), scores.begin(), scores.end());
+    done_ += options_.ctx;
   }
 
   // Decodes the text's own tokens after a window, recipes taking turns step by step, so that a

@@ -119,9 +119,9 @@ struct ResolvedRecipe {
   std::string label;  // the recipe's name, else its short form
 };
 
-// Short grammar, the path of a JSON file ("*.json"), or JSON itself ("{...");
-// docs/formats/recipe.md. Throws Error kInvalidArgument naming the part of the text that is wrong
-// and what would be right; file errors as read_file.
+// Short grammar, the path of a JSON file ("*.json"), a point of a front ("*.json@3.25",
+// recipe/front.h), or JSON itself ("{..."); docs/formats/recipe.md. Throws Error kInvalidArgument
+// naming the part of the text that is wrong and what would be right; file errors as read_file.
 KvRecipe parse_recipe(std::string_view text);
 
 // The shortest text that parses to the same storage of tokens: the short form, which leaves name

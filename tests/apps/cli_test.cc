@@ -37,12 +37,20 @@ class CliTest : public testing::Test {
       probe_ = options;
       return kExitOk;
     };
+    verbs_.tune = [this](const TuneVerbOptions& options) {
+      tune_ = options;
+      return kExitOk;
+    };
     verbs_.plan = [this](const PlanOptions& options) {
       plan_ = options;
       return kExitOk;
     };
     verbs_.inspect = [this](const InspectOptions& options) {
       inspect_ = options;
+      return kExitOk;
+    };
+    verbs_.convert = [this](const ConvertOptions& options) {
+      convert_ = options;
       return kExitOk;
     };
   }
@@ -59,8 +67,10 @@ class CliTest : public testing::Test {
   std::optional<EvalOptions> eval_;
   std::optional<BenchOptions> bench_;
   std::optional<ProbeVerbOptions> probe_;
+  std::optional<TuneVerbOptions> tune_;
   std::optional<PlanOptions> plan_;
   std::optional<InspectOptions> inspect_;
+  std::optional<ConvertOptions> convert_;
   std::ostringstream out_, err_;
 };
 
@@ -196,6 +206,25 @@ TEST_F(CliTest, EvalDefaultsToF32AndTheTextOfTheEnvironment) {
   EXPECT_FALSE(eval_->stride || eval_->chunks || eval_->tokens || eval_->json_file);
 }
 
+TEST_F(CliTest, EvalTakesATask) {
+  ::setenv("LOWKEY_TEXT", "from-env.txt", 1);  // for other calls: this one names a task
+  ASSERT_EQ(call({"eval", "m", "--kv", "8", "--task", "q.jsonl", "--few-shot", "4", "--as-chat",
+                  "--max-tokens", "1k", "--limit", "100", "--json", "r.json"}),
+            kExitOk)
+      << err_.str();
+  ::unsetenv("LOWKEY_TEXT");
+  EXPECT_EQ(eval_->task, "q.jsonl");
+  EXPECT_EQ(eval_->text, "");
+  EXPECT_EQ(eval_->few_shot, "4");
+  EXPECT_TRUE(eval_->as_chat);
+  EXPECT_EQ(eval_->max_tokens, 1024);
+  EXPECT_EQ(eval_->limit, 100);
+  ASSERT_EQ(call({"eval", "m", "--task", "q.jsonl"}), kExitOk) << err_.str();
+  EXPECT_EQ(eval_->few_shot, "");
+  EXPECT_EQ(eval_->max_tokens, 256);
+  EXPECT_FALSE(eval_->as_chat || eval_->limit);
+}
+
 TEST_F(CliTest, Inspect) {
   ASSERT_EQ(call({"inspect", "r.json", "--model", "m.gguf", "-c", "8k", "--json"}), kExitOk);
   EXPECT_EQ(inspect_->path, "r.json");
@@ -223,10 +252,35 @@ TEST_F(CliTest, Plan) {
   EXPECT_TRUE(plan_->json && plan_->model.empty());
 }
 
+TEST_F(CliTest, RunTakesAQualityOfAFront) {
+  ASSERT_EQ(call({"run", "m", "--quality", "balanced", "--front", "tuned"}), kExitOk) << err_.str();
+  EXPECT_EQ(run_->quality, Quality::kBalanced);
+  EXPECT_EQ(run_->front, "tuned");
+  EXPECT_EQ(run_->kv, "16");
+}
+
+TEST_F(CliTest, PlanTakesAFront) {
+  ASSERT_EQ(call({"plan", "m", "--front", "f.json", "--memory", "6GiB"}), kExitOk) << err_.str();
+  EXPECT_EQ(plan_->front, "f.json");
+  EXPECT_EQ(plan_->memory, int64_t{6} << 30);
+}
+
+TEST_F(CliTest, Convert) {
+  ASSERT_EQ(call({"convert", "p.yaml"}), kExitOk) << err_.str();
+  EXPECT_EQ(convert_->input, "p.yaml");
+  EXPECT_FALSE(convert_->output || convert_->as || convert_->model);
+  ASSERT_EQ(call({"convert", "p.yaml", "-o", "r.json", "--as", "kivi", "-m", "m.gguf"}), kExitOk);
+  EXPECT_EQ(convert_->output, "r.json");
+  EXPECT_EQ(convert_->as, ImportPreset::kKivi);
+  EXPECT_EQ(convert_->model, "m.gguf");
+  ASSERT_EQ(call({"convert", "p.yaml", "--as", "per-token"}), kExitOk);
+  EXPECT_EQ(convert_->as, ImportPreset::kPerToken);
+}
+
 TEST_F(CliTest, HelpOfEveryVerbHasExamplesAndGoesToOut) {
   ASSERT_EQ(call({"--help"}), kExitOk);
   EXPECT_THAT(out_.str(), HasSubstr("inspect"));
-  for (const char* verb : {"run", "eval", "bench", "probe", "plan", "inspect"}) {
+  for (const char* verb : {"run", "eval", "bench", "probe", "tune", "plan", "inspect", "convert"}) {
     ASSERT_EQ(call({verb, "--help"}), kExitOk) << verb;
     EXPECT_THAT(out_.str(), HasSubstr("Examples:\n  lowkey " + std::string(verb))) << verb;
     EXPECT_THAT(out_.str(), HasSubstr("kivi-4")) << verb;
@@ -234,7 +288,7 @@ TEST_F(CliTest, HelpOfEveryVerbHasExamplesAndGoesToOut) {
     std::istringstream lines(out_.str());
     for (std::string line; std::getline(lines, line);) EXPECT_LE(line.size(), 100u) << line;
   }
-  EXPECT_FALSE(run_ || eval_ || probe_ || plan_ || inspect_);
+  EXPECT_FALSE(run_ || eval_ || probe_ || tune_ || plan_ || inspect_ || convert_);
 }
 
 TEST_F(CliTest, Version) {
@@ -259,11 +313,11 @@ TEST_P(CliRefuses, WithTwoAndAPointerToHelp) {
   EXPECT_EQ(call(GetParam().arguments), kExitUsage);
   const std::string verb = GetParam().arguments[0];
   const bool known = verb == "run" || verb == "eval" || verb == "bench" || verb == "probe" ||
-                     verb == "plan" || verb == "inspect";
+                     verb == "tune" || verb == "plan" || verb == "inspect" || verb == "convert";
   EXPECT_EQ(err_.str(), std::string("lowkey: error: ") + GetParam().message + "\nSee 'lowkey " +
                             (known ? verb + " " : "") + "--help'.\n");
   EXPECT_THAT(out_.str(), IsEmpty());
-  EXPECT_FALSE(run_ || eval_ || probe_ || plan_ || inspect_);
+  EXPECT_FALSE(run_ || eval_ || probe_ || tune_ || plan_ || inspect_ || convert_);
 }
 
 INSTANTIATE_TEST_SUITE_P(
@@ -276,8 +330,10 @@ INSTANTIATE_TEST_SUITE_P(
         Wrong{{"probe", "m", "--bits", "4", "--kv", "2"}, "--bits excludes --kv"},
         Wrong{{"probe", "m", "--ctx", "1"},
               "-c,--ctx: '1' is not a count of at least 2, such as 4096 or 32k"},
-        Wrong{{"chat"}, "unknown verb 'chat': run, eval, bench, probe, plan or inspect"},
-        Wrong{{"--bogus"}, "a verb comes first: run, eval, bench, probe, plan or inspect"},
+        Wrong{{"chat"},
+              "unknown verb 'chat': run, eval, bench, probe, tune, plan, inspect or convert"},
+        Wrong{{"--bogus"},
+              "a verb comes first: run, eval, bench, probe, tune, plan, inspect or convert"},
         Wrong{{"bench"}, "no MODEL given"},
         Wrong{{"bench", "m", "-d", "0,deep"},
               "-d,--n-depth: 'deep' is not a count such as 128 or 4k"},
@@ -289,8 +345,29 @@ INSTANTIATE_TEST_SUITE_P(
         Wrong{{"plan", "m", "--weights-bits", "4"}, "--weights-bits requires --arch"},
         Wrong{{"plan", "m", "--memory", "much"},
               "--memory: 'much' is not a size such as 16GiB or 80GB"},
+        Wrong{{"run", "m", "--quality", "best", "--front", "f"},
+              "--quality: 'best' is not lossless, balanced or compact"},
+        Wrong{{"run", "m", "--quality", "compact"},
+              "--quality needs --front FILE, a front of recipes: 'lowkey tune MODEL' makes one"},
+        Wrong{{"run", "m", "--quality", "compact", "--front", "f", "--kv", "8"},
+              "--kv excludes --quality"},
+        Wrong{{"run", "m", "--front", "f"}, "--front requires --quality"},
+        Wrong{{"plan", "m", "--front", "f"}, "--front requires --memory"},
+        Wrong{{"plan", "m", "--front", "f", "--memory", "1g", "--kv", "8"},
+              "--kv excludes --front"},
+        Wrong{{"convert"}, "input is required"},
+        Wrong{{"convert", "p.yaml", "--as", "nvfp4"}, "--as: 'nvfp4' is not kivi or per-token"},
         Wrong{{"run"}, "no MODEL given"}, Wrong{{"eval"}, "no MODEL given"},
-        Wrong{{"eval", "m"}, "--text is required"}, Wrong{{"inspect"}, "path is required"},
+        Wrong{{"eval", "m"}, "no --text FILE given, and no --task"},
+        Wrong{{"eval", "m", "--text", "t", "--task", "q"}, "--text excludes --task"},
+        Wrong{{"eval", "m", "--text", "t", "--limit", "3"}, "--limit requires --task"},
+        Wrong{{"eval", "m", "--text", "t", "--few-shot", "3"}, "--few-shot requires --task"},
+        Wrong{{"eval", "m", "--text", "t", "--as-chat"}, "--as-chat requires --task"},
+        Wrong{{"eval", "m", "--text", "t", "-n", "9"}, "--max-tokens requires --task"},
+        Wrong{{"eval", "m", "--task", "q", "--stride", "9"}, "--stride excludes --task"},
+        Wrong{{"eval", "m", "--task", "q", "--limit", "0"},
+              "--limit: '0' is not a count of at least 1, such as 4096 or 32k"},
+        Wrong{{"inspect"}, "path is required"},
         Wrong{{"run", "m", "--bogus"}, "The following argument was not expected: --bogus"},
         Wrong{{"run", "m", "other"}, "The following argument was not expected: other"},
         Wrong{{"run", "m", "-p", "a", "-f", "b"}, "--prompt excludes --file"},

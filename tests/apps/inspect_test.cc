@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 #include <sstream>
 
+#include "apps/front_sample.h"
 #include "core/error.h"
 #include "core/files.h"
 #include "support/gguf_writer.h"
@@ -237,6 +238,74 @@ TEST(InspectRealModel, SmolLm2) {
   EXPECT_EQ(model["tokenizer"]["tokens"], 49152);
   EXPECT_EQ(model["tokenizer"]["merges"], 48900);
   EXPECT_EQ(model["kv_cache"][0]["bytes_per_token"], 30 * 3 * 64 * 2 * 2);
+}
+
+TEST_F(InspectTest, FrontsAsText) {
+  write_file_atomically(folder_ / "front.json", front_to_json(test::front_for("tiny.gguf")));
+  const std::string text = inspect_path(path("front.json"));
+  EXPECT_THAT(
+      text,
+      AllOf(ContainsRegex("made by +lowkey tune tiny.gguf\n"),
+            ContainsRegex("\n2.50 +4.50 +72 +0.0200 +0.0400 +\\+2.05% +\\+4.10% +compact +0=4/2,"),
+            ContainsRegex("\n3.50 .* lossless, balanced +0=4,\\*=4/2\n"),
+            ContainsRegex("Uniform recipes, measured the same way\n.*\n4.00 .* 4\n"),
+            HasSubstr("--kv " + path("front.json") + "@2.00;"), Not(HasSubstr("Warning"))));
+  std::istringstream lines(text);
+  for (std::string line; std::getline(lines, line);) {
+    if (line.find(folder_.path().string()) != line.npos) continue;
+    EXPECT_LE(line.size(), 100u) << line;
+  }
+}
+
+TEST_F(InspectTest, FrontsPromisesNobodyKeepsAreSaid) {
+  Front front = test::front_for("tiny.gguf");
+  front.points.resize(2);
+  write_file_atomically(folder_ / "front.json", front_to_json(front));
+  EXPECT_THAT(inspect_path(path("front.json")),
+              HasSubstr("No point is lossless: perplexity within 0.5%, KL at most 0.01.\n"
+                        "No point is balanced: perplexity within 2%.\n"));
+  EXPECT_EQ(inspect_json(path("front.json"))["use"]["balanced"], json());
+}
+
+TEST_F(InspectTest, FrontsAsJsonAndOnAModel) {
+  write_file_atomically(folder_ / "front.json", front_to_json(test::front_for("tiny.gguf")));
+  json front = inspect_json(path("front.json"));
+  EXPECT_EQ(front["kind"], "front");
+  EXPECT_EQ(front["use"], json({{"lossless", 2}, {"balanced", 2}, {"compact", 1}}));
+  EXPECT_EQ(front["front"]["ctx"], 128);
+  EXPECT_EQ(front["front"]["points"][3]["stored_bits"], 10);
+  // On the model: its own bytes, at the length asked for. "8": 8 + 2 of parameters, one page.
+  front = inspect_json(path("front.json"), ask({}, 64, path("tiny.gguf")));
+  EXPECT_EQ(front["front"]["ctx"], 64);
+  EXPECT_EQ(front["front"]["points"][3]["stored_bits"], 20);
+  EXPECT_FALSE(front.contains("warning"));
+  front = inspect_json(path("front.json"), ask({}, 64, path("hf")));
+  EXPECT_EQ(front["warning"], "made for tiny.gguf, not for hf");
+}
+
+TEST_F(InspectTest, PointsOfAFrontAreRecipes) {
+  write_file_atomically(folder_ / "front.json", front_to_json(test::front_for("tiny.gguf")));
+  EXPECT_THAT(inspect_path(path("front.json") + "@3.5"),
+              AllOf(HasSubstr("Recipe front@3.50\n"), ContainsRegex("short form +0=4,\\*=4/2\n")));
+  const json model = inspect_json(path("tiny.gguf"), ask({path("front.json") + "@3.5"}, 256));
+  EXPECT_EQ(model["kv_cache"][0]["recipe"], "front@3.50");
+  EXPECT_EQ(model["kv_cache"][0]["code_bits"], 3.5);
+}
+
+TEST_F(InspectTest, FrontsRefusals) {
+  write_file_atomically(folder_ / "front.json", front_to_json(test::front_for("tiny.gguf")));
+  const std::string front = path("front.json");
+  EXPECT_EQ(refusal(front, ask({"8"})),
+            "invalid_argument: " + front + ": is a front of recipes: --kv needs a model as PATH");
+  EXPECT_EQ(refusal(front, ask({}, 64)),
+            "invalid_argument: " + front +
+                ": its bytes were counted at 128 tokens; for another --ctx give the --model");
+  EXPECT_EQ(refusal(front + "@1"), "invalid_argument: " + front +
+                                       "@1: no point has so few code bits: the smallest is " +
+                                       front + "@2.00");
+  EXPECT_THAT(refusal(path("tiny.gguf"), ask({front})), HasSubstr(": say which, as "));
+  write_file_atomically(folder_ / "preset.yaml", "0: {nbits_key: 8, nbits_value: 8}\n");
+  EXPECT_THAT(refusal(path("preset.yaml")), HasSubstr("lowkey convert " + path("preset.yaml")));
 }
 
 }  // namespace

@@ -18,6 +18,7 @@ STACK_KEYS = (
     "engine kv code_bits stored_bits batch context threads isa tok_per_s median_tok_per_s stream_gb_per_s".split()
 )
 GENERATION_KEYS = "engine kv threads test n_depth avg_ts stddev_ts".split()
+QUALITY_KEYS = "engine kv stored_bits kl_mean kl_p999 top1_agreement ppl ppl_delta_percent scored_tokens".split()
 
 
 def run(*command: str) -> str:
@@ -69,6 +70,50 @@ def generation(lowkey: str, write_model: str) -> None:
         assert bad.returncode == 1 and "context is 512 tokens" in bad.stderr, bad
 
 
+def quality(lowkey: str, write_model: str) -> None:
+    here = pathlib.Path(__file__).resolve().parent
+    with tempfile.TemporaryDirectory() as name:
+        folder = pathlib.Path(name)
+        model, text, front = str(folder / "tiny.gguf"), folder / "text", folder / "front.json"
+        run(write_model, model)
+        text.write_text("".join(chr(33 + i * i % 31) for i in range(700)))  # punctuation and digits: no merges
+        front.write_text(json.dumps({"points": [{"code_bits": 3.5, "recipe": "0=4,*=kivi-3:r32"}]}))
+        command = [sys.executable, "-m", "quality.bench", "--lowkey", lowkey, "--model", model, "--text", str(text)]
+        command += ["--threads", "2", "--ctx", "200", "--kv", "8", "--kv", "kivi-2:r32", "--front", str(front)]
+        stub = [*command, "--peer", str(here / "stub_quality_peer.py"), "--types", "q8_0,q5_1,q4_0"]
+
+        rows = rows_of(run(*stub, "--json", "-"), QUALITY_KEYS)
+        names = [(row["engine"], row["kv"]) for row in rows]
+        # By bits; what the peer does not have is left out.
+        assert names[:3] == [("llama.cpp", "f16"), ("llama.cpp", "q8_0"), ("llama.cpp", "q4_0")], names
+        assert sorted(names[3:]) == sorted(("lowkey", kv) for kv in ("16", "8", "tuned 3.50", "kivi-2:r32")), names
+        by = {row["kv"]: row for row in rows}
+        assert all(row["scored_tokens"] == 3 * 199 for row in rows), rows
+        # Means, the 99.9th percentile by nearest rank of 597, and perplexity against the peer's own f16.
+        close = {("kl_mean", "q8_0"): 0.1, ("kl_p999", "q8_0"): 0.199, ("ppl", "f16"): 2.718281828**2}
+        close |= {("ppl_delta_percent", "q4_0"): (2.718281828**0.5 - 1) * 100, ("kl_mean", "f16"): 0.0}
+        for (key, kv), value in close.items():
+            assert abs(by[kv][key] - value) < 1e-6 * max(1, value), (key, kv, by[kv])
+        assert (by["q8_0"]["top1_agreement"], by["q4_0"]["top1_agreement"], by["q8_0"]["context"]) == (1, 0, 256), by
+        assert by["16"]["kl_mean"] == 0 < by["8"]["kl_mean"] < by["kivi-2:r32"]["kl_mean"], by
+
+        # The tables for people: each type has its closest rival of ours.
+        printed = run(*stub, "--markdown")
+        rivals = [line.split("|") for line in printed.splitlines() if line.startswith("| q")]
+        assert [line[1].strip() for line in rivals] == ["q8_0", "q4_0"], printed
+        assert "tuned 3.50" in printed and all(len(line) <= 100 for line in run(*stub).splitlines()[1:]), printed
+        # Alone; and other tokens than ours are no comparison.
+        alone = rows_of(run(*command, "--types", "none", "--json", "-"), QUALITY_KEYS)
+        assert [row["engine"] for row in alone] == ["lowkey"] * 4, alone
+        text.write_text(text.read_text()[:-500] + "x" * 500)
+        environment = {**os.environ, "PYTHONPATH": str(BENCH), "PYTHONDONTWRITEBYTECODE": "1"}
+        bad = subprocess.run(stub, env=environment, capture_output=True, text=True, check=False)
+        assert bad.returncode == 1 and "do not see the same tokens" in bad.stderr, bad
+        front.write_text('{"points": 3}')
+        bad = subprocess.run(stub, env=environment, capture_output=True, text=True, check=False)
+        assert bad.returncode == 1 and "no front" in bad.stderr and "Traceback" not in bad.stderr, bad
+
+
 def stack(bench: str) -> None:
     # Small enough for milliseconds, large enough for every arm to have two sequences and more than a chunk of pages.
     shape = ["--budget", "0.004", "--layers", "2", "--heads", "2", "--head-dim", "64", "--context", "700"]
@@ -111,11 +156,16 @@ def main() -> None:
     of_generation = kinds.add_parser("generation")
     of_generation.add_argument("--lowkey", required=True)
     of_generation.add_argument("--write-model", required=True)
+    of_quality = kinds.add_parser("quality")
+    of_quality.add_argument("--lowkey", required=True)
+    of_quality.add_argument("--write-model", required=True)
     arguments = parser.parse_args()
     if arguments.kind == "attention":
         attention(arguments.bench)
     elif arguments.kind == "stack":
         stack(arguments.bench)
+    elif arguments.kind == "quality":
+        quality(arguments.lowkey, arguments.write_model)
     else:
         generation(arguments.lowkey, arguments.write_model)
 

@@ -6,6 +6,7 @@
 
 #include "core/error.h"
 #include "recipe/bytes.h"
+#include "recipe/export.h"
 #include "recipe/import.h"
 #include "recipe/recipe.h"
 #include "recipe/short_form.h"
@@ -41,6 +42,17 @@ void check_bytes(const lowkey::KvRecipe& recipe) {
   }
 }
 
+// KVTuner's files hold the bits of what they can hold at all.
+void check_export(const lowkey::KvRecipe& recipe) {
+  constexpr lowkey::KvShape kShape{.num_layers = 4, .num_kv_heads = 2, .head_dim = 64};
+  const lowkey::ResolvedRecipe resolved = lowkey::resolve_recipe(recipe, kShape);
+  const std::string yaml = lowkey::recipe_to_kvtuner_yaml(resolved);
+  const lowkey::ResolvedRecipe read = lowkey::resolve_recipe(
+      lowkey::recipe_from_kvtuner_yaml(yaml, "fuzz", lowkey::ImportPreset::kPerToken), kShape);
+  LOWKEY_CHECK(lowkey::code_bits(read) == lowkey::code_bits(resolved), "{}", yaml);
+  LOWKEY_CHECK(lowkey::recipe_to_kvtuner_yaml(read) == yaml, "{}", yaml);
+}
+
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
@@ -50,6 +62,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     const lowkey::KvRecipe recipe = parse(data[0], text);
     check_round_trip(recipe);
     check_bytes(recipe);
+    check_export(recipe);
   } catch (const lowkey::Error&) {
   }
   return 0;

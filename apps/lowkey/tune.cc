@@ -1,0 +1,444 @@
+// lowkey tune: the best precision for every layer. One process, or several that torchrun's
+// environment names: the first decides and writes, the others measure.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+
+#include "core/cpu.h"
+#include "core/error.h"
+#include "core/files.h"
+#include "core/sha256.h"
+#include "eval/task_file.h"
+#include "model_options.h"
+#include "probe/probe.h"
+#include "probe/probe_json.h"
+#include "progress_bar.h"
+#include "terminal.h"
+#include "tune/calibration.h"
+#include "tune/crew.h"
+#include "tune/measurer.h"
+#include "tune/tcp_store.h"
+#include "tune_output.h"
+#include "units.h"
+#include "verbs.h"
+
+namespace lowkey {
+namespace {
+
+using tune::CalibrationSets;
+using tune::Conversation;
+
+constexpr int kTuneVersion = 1;  // of what records mean: raised when the same settings measure anew
+constexpr std::chrono::seconds kConnectTimeout(300);
+
+// ---------------------------------------------------------------------------------- the options
+
+std::vector<int32_t> narrow(const std::vector<int64_t>& values) {
+  return {values.begin(), values.end()};
+}
+
+std::vector<LayerCandidate> candidates_of(const TuneVerbOptions& flags) {
+  if (flags.candidates) return parse_candidates(*flags.candidates);
+  CandidateSpace space;
+  space.modes.clear();
+  if (flags.mode != "per-token") space.modes.push_back(CandidateMode::kKivi);
+  if (flags.mode != "kivi") space.modes.push_back(CandidateMode::kPerToken);
+  space.bits = narrow(flags.bits);
+  space.group_sizes = narrow(flags.groups);
+  space.residual_lengths = narrow(flags.residuals);
+  return make_candidates(space);
+}
+
+// The papers' uniform recipes in the search's own mode, and the other mode's for comparison.
+std::vector<std::string> references_of(const TuneVerbOptions& flags) {
+  const std::string suffix =
+      flags.intact_prefix > 0 ? fmt::format("+i{}", flags.intact_prefix) : "";
+  const bool kivi = flags.mode != "per-token";
+  std::vector<std::string> references;
+  const auto add = [&](bool as_kivi, std::initializer_list<const char*> pairs) {
+    for (const char* pair : pairs) {
+      references.push_back(recipe_to_string(parse_recipe(
+          fmt::format("{}{}{}{}", as_kivi ? "kivi-" : "", pair, as_kivi ? ":r32" : "", suffix))));
+    }
+  };
+  add(kivi, {"8", "8/4", "4", "4/2", "2"});
+  add(!kivi, {"8", "4"});
+  if (!kivi) add(true, {"2"});
+  return references;
+}
+
+tune::TuneOptions tune_options(const TuneVerbOptions& flags) {
+  tune::TuneOptions options;
+  options.candidates = candidates_of(flags);
+  options.intact_prefix = static_cast<int32_t>(flags.intact_prefix);
+  options.prune = flags.prune;
+  options.cluster = {flags.eps, static_cast<int32_t>(flags.min_samples)};
+  options.granularity = flags.by == "group" ? tune::Granularity::kGroup : tune::Granularity::kLayer;
+  options.cost = flags.cost == "stored" ? tune::CostKind::kStoredBits : tune::CostKind::kCodeBits;
+  options.loss = flags.loss == "ppl"    ? tune::LossKind::kPerplexity
+                 : flags.loss == "task" ? tune::LossKind::kTask
+                                        : tune::LossKind::kKl;
+  options.ctx = flags.ctx;
+  options.algorithm =
+      flags.algorithm == "moead" ? tune::Algorithm::kMoead : tune::Algorithm::kNsga2;
+  options.seed = flags.seed;
+  options.trials = static_cast<int32_t>(flags.trials);
+  options.max_points = static_cast<int32_t>(flags.points);
+  options.references = references_of(flags);
+  options.min_cost = flags.min_bits;
+  options.max_cost = flags.max_bits;
+  options.max_loss = flags.max_loss;
+  return options;
+}
+
+// ------------------------------------------------------------------------------- the documents
+
+// What the documents are made from: part of the journal's settings.
+nlohmann::json sources_of(const TuneVerbOptions& flags) {
+  nlohmann::json sources = nlohmann::json::array();
+  for (const std::string& text : flags.texts) {
+    sources.push_back({{"text", sha256_hex(read_file(text))}, {"ctx", flags.ctx}});
+  }
+  for (const std::string& chat : flags.chats) {
+    sources.push_back({{"chat", sha256_hex(read_file(chat))}});
+  }
+  if (flags.examples) {
+    sources.push_back({{"examples", sha256_hex(read_file(*flags.examples))},
+                       {"few_shot", flags.few_shot},
+                       {"as_chat", flags.as_chat}});
+  }
+  if (sources.empty()) sources.push_back({{"scripts", kTuneVersion}});
+  return sources;
+}
+
+nlohmann::json to_json(const Conversation& conversation) {
+  nlohmann::json messages = nlohmann::json::array();
+  for (const ChatMessage& message : conversation.messages) {
+    messages.push_back({{"role", message.role}, {"content", message.content}});
+  }
+  return {{"name", conversation.name}, {"messages", messages}};
+}
+
+Conversation conversation_from(const nlohmann::json& json) {
+  Conversation conversation{json.at("name"), {}};
+  for (const nlohmann::json& message : json.at("messages")) {
+    conversation.messages.push_back({message.at("role"), message.at("content")});
+  }
+  return conversation;
+}
+
+// Answered examples in front of a question and its own answer: chain-of-thought as the papers
+// calibrate with, one document per question.
+std::vector<Conversation> example_conversations(const TuneVerbOptions& flags) {
+  const Task task = read_task(*flags.examples, fmt::format("{}", flags.few_shot));
+  std::vector<Conversation> conversations;
+  for (const TaskExample& asked : task.asked) {
+    Conversation conversation{fmt::format("{} {}", task.name, asked.line), {}};
+    if (flags.as_chat) {
+      conversation.messages = task_turns(task.shots, asked);
+      conversation.messages.push_back({"assistant", asked.worked});
+    } else {
+      conversation.messages = {
+          {tune::kPlainText, task_text(task.shots, asked) + " " + asked.worked}};
+    }
+    conversations.push_back(std::move(conversation));
+  }
+  return conversations;
+}
+
+// Conversations first: some are yet to be held, which takes time; a journal brings them back.
+class Conversations {
+ public:
+  Conversations(const TuneVerbOptions& flags, const ProgressFn& progress)
+      : flags_(flags), progress_(progress) {}
+
+  std::vector<Conversation> all() {
+    std::vector<Conversation> conversations;
+    std::vector<tune::Script> scripts;
+    for (const std::string& path : flags_.chats) {
+      tune::ChatFile file = tune::read_chats(path);
+      std::move(file.conversations.begin(), file.conversations.end(),
+                std::back_inserter(conversations));
+      std::move(file.scripts.begin(), file.scripts.end(), std::back_inserter(scripts));
+    }
+    if (flags_.examples) {
+      auto examples = example_conversations(flags_);
+      std::move(examples.begin(), examples.end(), std::back_inserter(conversations));
+    }
+    if (conversations.empty() && scripts.empty() && flags_.texts.empty()) {
+      scripts = tune::calibration_scripts(flags_.seed, kMostScripts);
+    }
+    if (!scripts.empty()) answer(scripts, conversations);
+    return conversations;
+  }
+
+ private:
+  static constexpr int32_t kMostScripts = 600;
+
+  // With the weights that decode fastest: the same numbers, and each token reads them all.
+  void answer(const std::vector<tune::Script>& scripts, std::vector<Conversation>& conversations) {
+    Engine engine(flags_.model, {.threads = flags_.threads}, progress_);
+    tune::SetFiller filler(flags_.tokens);
+    for (size_t i = 0; i < scripts.size() && !filler.full(); ++i) {
+      Conversation conversation =
+          tune::answer(engine, scripts[i], flags_.ctx, flags_.seed + i, progress_);
+      if (conversation.messages.empty()) continue;  // too long for --ctx
+      filler.add(tune::chat_document(engine, conversation, flags_.ctx));
+      conversations.push_back(std::move(conversation));
+    }
+  }
+
+  const TuneVerbOptions& flags_;
+  const ProgressFn& progress_;
+};
+
+CalibrationSets documents_of(const TuneVerbOptions& flags, const Engine& engine,
+                             const std::vector<Conversation>& conversations) {
+  CalibrationSets sets;
+  const auto take = [&](CalibrationSets part) {
+    std::move(part.calibration.begin(), part.calibration.end(),
+              std::back_inserter(sets.calibration));
+    std::move(part.heldout.begin(), part.heldout.end(), std::back_inserter(sets.heldout));
+  };
+  for (const std::string& path : flags.texts) {
+    const int64_t windows = std::max<int64_t>(2, 2 * flags.tokens / flags.ctx);
+    take(tune::text_sets(engine, read_file(path), flags.ctx, windows,
+                         std::filesystem::path(path).filename().string()));
+  }
+  if (!conversations.empty()) {
+    tune::SetFiller filler(flags.tokens);
+    for (const Conversation& conversation : conversations) {
+      if (filler.full()) break;
+      filler.add(tune::chat_document(engine, conversation, flags.ctx));
+    }
+    take(filler.take());
+  }
+  return sets;
+}
+
+nlohmann::json to_json(const std::vector<Document>& documents) {
+  nlohmann::json list = nlohmann::json::array();
+  for (const Document& document : documents) {
+    nlohmann::json scored = nlohmann::json::array();
+    for (const TokenRange& range : document.scored) scored.push_back({range.first, range.last});
+    list.push_back({{"name", document.name}, {"tokens", document.tokens}, {"scored", scored}});
+  }
+  return list;
+}
+
+std::vector<Document> documents_from(const nlohmann::json& list) {
+  std::vector<Document> documents;
+  for (const nlohmann::json& item : list) {
+    Document document{item.at("name"), item.at("tokens"), {}};
+    for (const nlohmann::json& range : item.at("scored")) {
+      document.scored.push_back({range.at(0), range.at(1)});
+    }
+    documents.push_back(std::move(document));
+  }
+  return documents;
+}
+
+TuneSetSize size_of(const std::vector<Document>& documents) {
+  TuneSetSize size{std::ssize(documents), 0};
+  for (const Document& document : documents) {
+    for (const TokenRange& range : document.scored) size.scored_tokens += range.last - range.first;
+  }
+  return size;
+}
+
+// ----------------------------------------------------------------------------------- the search
+
+// What must be the same wherever trials are measured.
+nlohmann::json machine_settings(const Engine& engine, const std::string& sha256) {
+  return {{"format", kTuneVersion},
+          {"model_sha256", sha256},
+          {"instruction_set", isa_name(active_isa())},
+          {"weights", weight_storage_name(engine.weight_storage())},
+          {"prompts_in_bf16", const_cast<Engine&>(engine).model().prefill_bytes() > 0}};
+}
+
+nlohmann::json all_settings(const TuneVerbOptions& flags, const tune::TuneOptions& options,
+                            nlohmann::json settings) {
+  nlohmann::json candidates = nlohmann::json::array();
+  for (const LayerCandidate& candidate : options.candidates) {
+    candidates.push_back(recipe_to_string(recipe_of_layers(std::span(&candidate.layer, 1), 0)));
+  }
+  settings["candidates"] = candidates;
+  settings["intact_prefix"] = flags.intact_prefix;
+  settings["prune"] = flags.prune;
+  settings["eps"] = flags.eps;
+  settings["min_samples"] = flags.min_samples;
+  settings["by"] = flags.by;
+  settings["algorithm"] = flags.algorithm;
+  settings["cost"] = flags.cost;
+  settings["loss"] = flags.loss;
+  settings["task"] =
+      flags.task ? nlohmann::json(sha256_hex(read_file(*flags.task))) : nlohmann::json();
+  const auto bound = [](const std::optional<double>& value) {
+    return value ? nlohmann::json(*value) : nlohmann::json();
+  };
+  settings["min_bits"] = bound(flags.min_bits);
+  settings["max_bits"] = bound(flags.max_bits);
+  settings["max_loss"] = bound(flags.max_loss);
+  settings["trials"] = flags.trials;
+  settings["points"] = flags.points;
+  settings["seed"] = flags.seed;
+  settings["tokens"] = flags.tokens;
+  settings["ctx"] = flags.ctx;
+  settings["sources"] = sources_of(flags);
+  return settings;
+}
+
+struct Probed {
+  std::vector<std::vector<double>> e_o;  // [layer][candidate]
+  std::string json;
+};
+
+// From the journal, or measured and put there: it need not be repeated when a search is resumed.
+Probed probe_or_remember(Engine& engine, const CalibrationSets& sets,
+                         const tune::TuneOptions& options, tune::Journal& journal,
+                         const ProgressFn& progress) {
+  Probed probed;
+  for (const nlohmann::json& record : journal.records()) {
+    if (!record.contains("probe")) continue;
+    probed.e_o = record.at("e_o").get<std::vector<std::vector<double>>>();
+    probed.json = record.at("probe").get<std::string>();
+    return probed;
+  }
+  ProbeOptions probe_options;
+  probe_options.intact_prefix = options.intact_prefix;
+  const ProbeResult result = probe(engine.model(), sets.calibration, options.candidates,
+                                   probe_options, engine.pool(), progress);
+  for (const LayerProbe& layer : result.layers) {
+    auto& errors = probed.e_o.emplace_back();
+    for (const CandidateErrors& candidate : layer.candidates) errors.push_back(candidate.e_o);
+  }
+  probed.json =
+      probe_json(result, engine.file().path().filename().string(), engine.tokenizer()).dump();
+  journal.append({{"e_o", probed.e_o}, {"probe", probed.json}});
+  return probed;
+}
+
+std::vector<Conversation> converse_or_remember(const TuneVerbOptions& flags, tune::Journal& journal,
+                                               const ProgressFn& progress) {
+  std::vector<Conversation> conversations;
+  for (const nlohmann::json& record : journal.records()) {
+    if (!record.contains("conversations")) continue;
+    for (const nlohmann::json& item : record.at("conversations")) {
+      conversations.push_back(conversation_from(item));
+    }
+    return conversations;
+  }
+  conversations = Conversations(flags, progress).all();
+  nlohmann::json list = nlohmann::json::array();
+  for (const Conversation& conversation : conversations) list.push_back(to_json(conversation));
+  journal.append({{"conversations", list}});
+  return conversations;
+}
+
+int work(const TuneVerbOptions& flags, const tune::CrewAddress& address,
+         const tune::CrewOptions& crew) {
+  ProgressBar bar;
+  const auto store = tune::connect_tcp_store(address, false, kConnectTimeout);
+  const auto beats = tune::connect_tcp_store(address, false, kConnectTimeout);
+  const std::string sha256 = tune::model_sha256(flags.model, bar.callback());
+  Engine engine(flags.model, {weight_storage(flags.weights), flags.threads, 0}, bar.callback());
+  fmt::print(stderr, "rank {} of {}: waiting for the leader at {}:{}\n", address.rank,
+             address.world_size, address.host, address.port);
+  const nlohmann::json task =
+      nlohmann::json::parse(tune::join_crew(*store, crew, machine_settings(engine, sha256)));
+  tune::Measurer measurer(
+      engine, {documents_from(task.at("calibration")), documents_from(task.at("heldout"))});
+  const int64_t done = tune::work_in_crew(
+      *store, *beats, crew,
+      [&](const tune::Job& job, const ProgressFn& progress) {
+        return measurer.measure(job, progress);
+      },
+      [](int64_t) {});
+  bar.clear();
+  fmt::print(stderr, "rank {} of {}: {} trials measured\n", address.rank, address.world_size, done);
+  return 0;
+}
+
+}  // namespace
+
+int tune_verb(const TuneVerbOptions& flags) {
+  const Terminal terminal = detect_terminal(stdout, flags.no_color);
+  const tune::TuneOptions options = tune_options(flags);  // refused at once, not after loading
+  const auto address = tune::crew_address_from_environment();
+  tune::CrewOptions crew;
+  if (address) {
+    crew.rank = address->rank;
+    crew.world_size = address->world_size;
+    if (address->rank > 0) return work(flags, *address, crew);
+  }
+
+  const std::filesystem::path folder = flags.out;
+  std::error_code error;
+  std::filesystem::create_directories(folder, error);
+  if (error) fail(ErrorCode::kIo, "{}: cannot be made: {}", folder.string(), error.message());
+
+  ProgressBar bar;
+  const ProgressFn progress = bar.callback();
+  const std::string sha256 = tune::model_sha256(flags.model, progress);
+  Engine engine(flags.model, {weight_storage(flags.weights), flags.threads, 0}, progress);
+  const nlohmann::json machine = machine_settings(engine, sha256);
+  tune::Journal journal(folder / "journal.jsonl", all_settings(flags, options, machine));
+  if (journal.was_torn()) {
+    bar.clear();
+    fmt::print(stderr, "the journal's last line was torn; its trial is measured again\n");
+  }
+  const CalibrationSets sets =
+      documents_of(flags, engine, converse_or_remember(flags, journal, progress));
+  const Probed probed = probe_or_remember(engine, sets, options, journal, progress);
+
+  tune::Measurer measurer(engine, sets);
+  const tune::LocalRunner::Measure measure = [&](const tune::Job& job, const ProgressFn& part) {
+    return measurer.measure(job, part);
+  };
+  std::unique_ptr<tune::KeyStore> store;
+  std::unique_ptr<tune::JobRunner> runner;
+  if (address) {
+    store = tune::connect_tcp_store(*address, true, kConnectTimeout);
+    const nlohmann::json task = {{"calibration", to_json(sets.calibration)},
+                                 {"heldout", to_json(sets.heldout)}};
+    runner = std::make_unique<tune::CrewLeader>(*store, crew, machine, task.dump(), measure);
+  } else {
+    runner = std::make_unique<tune::LocalRunner>(measure);
+  }
+  tune::Trials trials(*runner, &journal);
+  if (trials.resumed() > 0) {
+    bar.clear();
+    fmt::print(stderr, "going on: {} trials are in {}\n", trials.resumed(),
+               (folder / "journal.jsonl").string());
+  }
+
+  TuneOutcome outcome;
+  outcome.options = options;
+  outcome.shape = engine.kv_shape();
+  outcome.result = tune::tune(options, outcome.shape, probed.e_o, trials, progress);
+  outcome.result.front.model = front_model_name(flags.model);
+  outcome.result.front.num_layers = outcome.shape.num_layers;
+  outcome.result.front.model_sha256 = sha256;
+  outcome.result.front.command = fmt::format("lowkey tune {}", flags.command);
+  outcome.model_argument = flags.model;
+  outcome.engine = describe_kernels(engine);
+  outcome.calibration = size_of(sets.calibration);
+  outcome.heldout = size_of(sets.heldout);
+  outcome.probe_json = probed.json;
+  outcome.budget = flags.budget;
+  bar.clear();
+  runner.reset();  // the others may go
+  write_tune_files(outcome, folder);
+  if (flags.json) {
+    fmt::print("{}", front_to_json(outcome.result.front));
+  } else {
+    fmt::print("{}", tune_text(outcome, folder.string(), terminal));
+  }
+  return 0;
+}
+
+}  // namespace lowkey

@@ -1,0 +1,48 @@
+"""The picture of bench.py: KL to 16 bits against stored bits, a line for each family."""
+
+import argparse
+import pathlib
+
+STYLES = {
+    "llama.cpp": ("#7f7f7f", "s", "--"),
+    "lowkey, per token": ("#1f77b4", "^", ":"),
+    "lowkey, KIVI": ("#2ca02c", "o", "-."),
+    "lowkey, tuned": ("#d62728", "D", "-"),
+}
+MOST_BITS = 12  # beyond it there is nothing to tell apart
+
+
+def draw(families: dict[str, list[dict]], arguments: argparse.Namespace) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    matplotlib.rcParams |= {"svg.fonttype": "none", "svg.hashsalt": "lowkey", "font.family": "sans-serif"}
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(8, 5), layout="constrained")
+    for name, rows in families.items():
+        colour, marker, line = STYLES[name]
+        points = sorted(
+            ((r["stored_bits"], r["kl_mean"], r["kv"]) for r in rows if r["kl_mean"] > 0), key=lambda p: (p[0], -p[1])
+        )
+        points = [point for point in points if point[0] <= MOST_BITS]
+        if not points:
+            continue
+        bits, kl, _ = zip(*points)
+        axes.plot(bits, kl, color=colour, marker=marker, linestyle=line, label=name, markersize=5)
+        if name == "lowkey, tuned":
+            continue  # labels would cover its points
+        for at_bits, at_kl, kv in points:
+            label = kv.replace(":r32+i1", "")
+            axes.annotate(label, (at_bits, at_kl), xytext=(5, 4), textcoords="offset points", fontsize=7, color=colour)
+    axes.set_yscale("log")
+    axes.set_xlabel("stored bits per number of the KV cache, scales and exact windows included")
+    axes.set_ylabel("mean KL to the engine's own 16-bit cache, nats")
+    model, text = pathlib.Path(arguments.model).name, pathlib.Path(arguments.text).name
+    axes.set_title(f"{model} on {text}, {arguments.chunks} windows of {arguments.ctx:,} tokens", fontsize=10)
+    axes.grid(True, which="both", linewidth=0.3)
+    axes.legend()
+    # Without a date: the same figures give the same file.
+    metadata = {"Date": None} if arguments.plot.endswith(".svg") else None
+    figure.savefig(arguments.plot, metadata=metadata, dpi=150)
+    pyplot.close(figure)
