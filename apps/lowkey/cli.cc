@@ -52,7 +52,7 @@ constexpr const char* kProbeExamples = R"(Examples:
   lowkey probe model.gguf --text wiki.txt                  KIVI's axes, 8, 4 and 2 bits
   lowkey probe model.gguf --text wiki.txt --mode per-token --bits 8,4
   lowkey probe model.gguf --text wiki.txt --kv kivi-4/2:r32,kivi-2:r64
-  lowkey probe model.gguf --text wiki.txt --ctx 4k --chunks 4 --json probe.json
+  lowkey probe model.gguf --text wiki.txt --ctx 4k --chunks 4 --report probe.html
 
 Errors are sums of |x - x'| over sums of |x|: e_k, e_v of keys and values that are
 packed, e_o of what a layer's attention puts out, with everything before it exact.
@@ -295,6 +295,9 @@ void add_probe(CLI::App& probe, ProbeVerbOptions& options) {
       .add_option("--json", options.json_file,
                   "also write everything that was measured to this file")
       ->type_name("FILE");
+  probe
+      .add_option("--report", options.report_file, "the same as a page with pictures, to this file")
+      ->type_name("FILE.html");
   probe.add_flag("--no-color", options.no_color, "no colours (also: NO_COLOR)");
 }
 

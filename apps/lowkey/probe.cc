@@ -17,6 +17,7 @@
 #include "model_options.h"
 #include "probe/probe_json.h"
 #include "progress_bar.h"
+#include "report/report.h"
 #include "table.h"
 #include "terminal.h"
 #include "units.h"
@@ -277,10 +278,10 @@ int probe_verb(const ProbeVerbOptions& options) {
              with_separators(result.queries), describe_engine(engine));
   const Report report(result, candidates);
   fmt::print("{}{}", report.table(terminal), report.summary(engine.tokenizer()));
-  if (options.json_file) {
-    write_file_atomically(*options.json_file,
-                          probe_json(result, model, engine.tokenizer()).dump(1) + "\n");
-  }
+  if (!options.json_file && !options.report_file) return 0;
+  const std::string json = probe_json(result, model, engine.tokenizer()).dump(1) + "\n";
+  if (options.json_file) write_file_atomically(*options.json_file, json);
+  if (options.report_file) write_file_atomically(*options.report_file, probe_report_html(json));
   return 0;
 }
 

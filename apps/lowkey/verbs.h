@@ -130,7 +130,7 @@ struct ProbeVerbOptions {
   int32_t intact = 1;     // first tokens of a chunk, exact under every candidate
   WeightsOption weights = WeightsOption::kF32;
   int threads = 0;
-  std::optional<std::string> json_file;
+  std::optional<std::string> json_file, report_file;
   bool no_color = false;
 };
 

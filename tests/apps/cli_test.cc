@@ -433,10 +433,10 @@ TEST_F(CliTest, ProbeDefaultsToKiviInEightFourAndTwoBits) {
 }
 
 TEST_F(CliTest, ProbeTakesEverything) {
-  ASSERT_EQ(call({"probe",     "m.gguf", "--text",   "t.txt",  "--mode",    "per-token",
-                  "--bits",    "4,3",    "-c",       "2k",     "--chunks",  "5",
-                  "--queries", "100",    "--intact", "0",      "--weights", "file",
-                  "-t",        "2",      "--json",   "p.json", "--no-color"}),
+  ASSERT_EQ(call({"probe",    "m.gguf",   "--text",    "t.txt",     "--mode", "per-token", "--bits",
+                  "4,3",      "-c",       "2k",        "--chunks",  "5",      "--queries", "100",
+                  "--intact", "0",        "--weights", "file",      "-t",     "2",         "--json",
+                  "p.json",   "--report", "p.html",    "--no-color"}),
             kExitOk)
       << err_.str();
   EXPECT_EQ(probe_->text, "t.txt");
@@ -449,6 +449,7 @@ TEST_F(CliTest, ProbeTakesEverything) {
   EXPECT_EQ(probe_->weights, WeightsOption::kFile);
   EXPECT_EQ(probe_->threads, 2);
   EXPECT_EQ(probe_->json_file, "p.json");
+  EXPECT_EQ(probe_->report_file, "p.html");
   EXPECT_TRUE(probe_->no_color);
 
   ASSERT_EQ(call({"probe", "m.gguf", "--kv", "kivi-4/2:r32,2"}), kExitOk) << err_.str();

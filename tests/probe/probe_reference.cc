@@ -332,6 +332,25 @@ AttentionShape ProbeReferenceModel::shape(size_t layer, size_t head) const {
   return shape;
 }
 
+std::pair<int64_t, size_t> ProbeReferenceModel::most_shifted(size_t layer,
+                                                             const LayerRecipe& recipe) const {
+  std::pair<int64_t, size_t> most;
+  double largest = 0;
+  for (size_t h = 0; h < heads_; ++h) {
+    const Rows& exact = texts_[0].layers[layer].k[kv_of(h)];
+    const Form k = form(exact, recipe.k, recipe);
+    for (int64_t p : texts_[0].queries) {
+      const Looked was = look(texts_[0], layer, h, p, nullptr, nullptr);
+      const Looked now = look(texts_[0], layer, h, p, &k, nullptr);
+      double change = 0;
+      for (size_t t = 0; t < was.p.size(); ++t) change += std::abs(now.p[t] - was.p[t]);
+      if (change > largest) most = {p, h};
+      largest = std::max(largest, change);
+    }
+  }
+  return most;
+}
+
 ReferenceDepth ProbeReferenceModel::depth(const Document& document, const std::string& recipe,
                                           const LayerRecipe& layer, const TinyModel& model) const {
   const Text& exact = texts_[0];

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstdint>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "engine/engine.h"
@@ -37,6 +38,8 @@ class ProbeReferenceModel {
   ReferenceAxis axis(size_t layer, Side side, QuantAxis axis, int32_t bits) const;
   ReferenceNoise noise(size_t layer, const LayerRecipe& recipe) const;
   AttentionShape shape(size_t layer, size_t head) const;
+  // {position, head} of the first text whose attention moves most.
+  std::pair<int64_t, size_t> most_shifted(size_t layer, const LayerRecipe& recipe) const;
   // Of a document that was added as the only one.
   ReferenceDepth depth(const Document& document, const std::string& recipe,
                        const LayerRecipe& layer, const TinyModel& model) const;

@@ -265,12 +265,19 @@ TEST_F(ProbeTest, FindsAPlantedMassiveActivation) {
 }
 
 TEST_F(ProbeTest, ShiftsAreProbabilitiesOfKeyTokens) {
-  load(test::TinyModel({.seed = 9, .layers = 6, .head_dim = 32}));
+  Engine& engine = load(test::TinyModel({.seed = 9, .layers = 6, .head_dim = 32}));
   const Document text = document({{1, 200}}, 200);
-  const ProbeResult result = run({text}, make_candidates({}));
+  const std::vector<LayerCandidate> candidates = make_candidates({});
+  const ProbeResult result = run({text}, candidates, {.max_queries = 64});
+  test::ProbeReferenceModel reference(engine, 1, 64);
+  reference.add(text);
   std::vector<int32_t> layers;
   for (const AttentionShift& shift : result.shifts) {
     layers.push_back(shift.layer);
+    const auto [query, head] =
+        reference.most_shifted(static_cast<size_t>(shift.layer), candidates.back().layer);
+    EXPECT_EQ(shift.query, query);
+    EXPECT_EQ(shift.head, static_cast<int32_t>(head));
     EXPECT_THAT(shift.positions, SizeIs(10));
     EXPECT_TRUE(std::is_sorted(shift.positions.begin(), shift.positions.end()));
     EXPECT_LE(shift.positions.back(), shift.query);
