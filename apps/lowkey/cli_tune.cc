@@ -72,8 +72,8 @@ void add_tune(CLI::App& tune, TuneVerbOptions& options) {
   add_count(tune, "--few-shot", options.few_shot,
             "answered examples before each question of --gsm8k, --task; default 4", 0);
   tune.add_flag("--as-chat", options.as_chat, "those examples as turns of a chat");
-  add_count(tune, "--tokens", options.tokens, "to calibrate on, and as many held out; default 2048",
-            64);
+  add_count(tune, "--tokens", options.tokens,
+            "scored to calibrate on, and as many held out; default 2048", 64);
   add_count(tune, "-c,--ctx", options.ctx,
             "most tokens of a document, and where bits are counted; default 1024", 64);
 
@@ -116,7 +116,7 @@ void add_tune(CLI::App& tune, TuneVerbOptions& options) {
       ->type_name("N");
 
   tune.option_defaults()->group("Options");
-  add_weights(tune, options.weights, "f32");
+  add_weights(tune, options.weights, "auto: what run computes with");
   add_threads(tune, options.threads);
   tune.add_flag("--json", options.json, "print front.json instead of tables");
   tune.add_flag("--no-color", options.no_color, "no colours (also: NO_COLOR)");

@@ -134,7 +134,15 @@ Document chat_document(const Engine& engine, const Conversation& conversation, i
   document.tokens = encode(engine, conversation.messages, false);
   const int64_t most = std::min(max_tokens, engine.max_context());
   if (std::ssize(document.tokens) > most) document.tokens.resize(static_cast<size_t>(most));
-  document.scored = {{1, std::ssize(document.tokens)}};
+  int64_t first = 1;
+  const auto answer = std::find_if(conversation.messages.begin(), conversation.messages.end(),
+                                   [](const ChatMessage& m) { return m.role == "assistant"; });
+  if (answer != conversation.messages.end()) {
+    const std::vector<ChatMessage> before(conversation.messages.begin(), answer);
+    first = std::max<int64_t>(1, std::ssize(encode(engine, before, true)));
+  }
+  const auto last = std::ssize(document.tokens);
+  if (first < last) document.scored = {{first, last}};
   return document;
 }
 
@@ -165,16 +173,18 @@ bool SetFiller::full() const {
 }
 
 void SetFiller::add(Document document) {
-  const bool heldout = added_++ % 6 >= 3;
+  if (document.scored.empty()) return;
+  const bool heldout = added_++ % (2 * kScriptKinds) >= kScriptKinds;
   if (counts_[heldout] >= tokens_) return;
-  counts_[heldout] += std::ssize(document.tokens);
+  for (const TokenRange& range : document.scored) counts_[heldout] += range.last - range.first;
   (heldout ? sets_.heldout : sets_.calibration).push_back(std::move(document));
 }
 
 CalibrationSets SetFiller::take() {
   if (sets_.calibration.empty() || sets_.heldout.empty()) {
     fail(ErrorCode::kInvalidArgument,
-         "{} documents are too few: four are needed, one of them held out", added_);
+         "{} documents are too few: the first {} calibrate, those after them are held out", added_,
+         kScriptKinds);
   }
   return std::move(sets_);
 }

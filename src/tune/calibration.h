@@ -42,8 +42,9 @@ ChatFile read_chats(const std::filesystem::path& path);
 Conversation answer(Engine& engine, const Script& script, int64_t max_tokens, uint64_t seed,
                     const ProgressFn& progress);
 
-// As the model's own template writes it ("Role: text" where it has none). Every token but the first
-// is scored: the cache is read for each. Cut at `max_tokens`.
+// As the model's own template writes it ("Question: ..., Answer: ..." where it has none). Scored is
+// what the assistant says, and what follows its first words: from there on the conversation is the
+// model's. Of a plain text every token but the first. Cut at `max_tokens`.
 Document chat_document(const Engine& engine, const Conversation& conversation, int64_t max_tokens);
 
 // Whole windows of `ctx` tokens of a text, a beginning-of-text token put in front where the model
@@ -52,8 +53,8 @@ Document chat_document(const Engine& engine, const Conversation& conversation, i
 CalibrationSets text_sets(const Engine& engine, const std::string& text, int64_t ctx,
                           int64_t max_windows, std::string_view name);
 
-// Documents as they come: of every six the first three calibrate, so that with scripts of three
-// kinds both sets hold all of them. Stops when both sets have `tokens` tokens.
+// Documents as they come: as many in a row calibrate as there are kinds of scripts, then as many
+// are held out, so that both sets hold all kinds. Full when both sets have `tokens` scored tokens.
 class SetFiller {
  public:
   explicit SetFiller(int64_t tokens) : tokens_(tokens) {}

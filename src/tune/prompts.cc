@@ -104,6 +104,34 @@ Script dialogue(int32_t number, SplitMix64& rng) {
   return script;
 }
 
+Script article(SplitMix64& rng) {
+  constexpr std::array<std::string_view, 16> kThings = {"a river and the towns along it",
+                                                        "a bird that crosses oceans",
+                                                        "a composer of the nineteenth century",
+                                                        "a battle and what came of it",
+                                                        "an island and its people",
+                                                        "a machine that changed farming",
+                                                        "a mountain railway",
+                                                        "a disease and its cure",
+                                                        "a queen and her reign",
+                                                        "a comet",
+                                                        "a kind of cheese",
+                                                        "a football club and its seasons",
+                                                        "a lighthouse",
+                                                        "a family of languages",
+                                                        "a novel and how it was received",
+                                                        "a warship"};
+  Script script{.kind = ScriptKind::kArticle, .max_answer_tokens = 260};
+  script.user_turns = {
+      fmt::format(
+          "Write an encyclopedia article about {}, with names, places and years. Begin with "
+          "the year {}.",
+          pick(kThings, rng), between(1480, 1990, rng)),
+      "Continue the article with two more sections.",
+  };
+  return script;
+}
+
 Script retrieval(SplitMix64& rng) {
   constexpr std::array<std::string_view, 16> kFirst = {
       "amber", "birch", "cedar", "delta", "ember", "fjord", "grove", "heron",
@@ -111,7 +139,7 @@ Script retrieval(SplitMix64& rng) {
   constexpr std::array<std::string_view, 12> kSecond = {"bridge", "castle", "door",   "engine",
                                                         "field",  "gate",   "harbor", "island",
                                                         "kettle", "lamp",   "mill",   "tower"};
-  const int entries = between(28, 44, rng);
+  const int entries = between(16, 28, rng);
   std::vector<std::string> names;
   std::string list = "Here is a list of rooms and their codes.\n";
   for (int i = 0; i < entries; ++i) {
@@ -139,6 +167,7 @@ const char* script_kind_name(ScriptKind kind) {
     case ScriptKind::kArithmetic: return "arithmetic";
     case ScriptKind::kDialogue: return "dialogue";
     case ScriptKind::kRetrieval: return "retrieval";
+    case ScriptKind::kArticle: return "article";
   }
   return "unknown";
 }
@@ -147,10 +176,14 @@ std::vector<Script> calibration_scripts(uint64_t seed, int32_t count) {
   SplitMix64 rng(seed);
   std::vector<Script> scripts;
   for (int32_t i = 0; i < count; ++i) {
-    const int32_t number = i / 3;
-    Script script = i % 3 == 0   ? arithmetic(rng)
-                    : i % 3 == 1 ? dialogue(number, rng)
-                                 : retrieval(rng);
+    const int32_t number = i / kScriptKinds;
+    Script script;
+    switch (static_cast<ScriptKind>(i % kScriptKinds)) {
+      case ScriptKind::kArithmetic: script = arithmetic(rng); break;
+      case ScriptKind::kDialogue: script = dialogue(number, rng); break;
+      case ScriptKind::kRetrieval: script = retrieval(rng); break;
+      case ScriptKind::kArticle: script = article(rng); break;
+    }
     script.name = fmt::format("{} {}", script_kind_name(script.kind), number + 1);
     scripts.push_back(std::move(script));
   }

@@ -10,8 +10,10 @@ namespace lowkey::tune {
 enum class ScriptKind : uint8_t {
   kArithmetic,  // worked step by step, each turn continuing from the last result
   kDialogue,    // several turns on one subject, later ones about what was said before
-  kRetrieval,   // a long list, then questions about entries of it
+  kRetrieval,   // a list, then questions about entries of it
+  kArticle,     // long prose
 };
+inline constexpr int32_t kScriptKinds = 4;
 const char* script_kind_name(ScriptKind kind);
 
 struct Script {

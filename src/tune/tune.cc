@@ -12,6 +12,9 @@
 namespace lowkey::tune {
 namespace {
 
+// Below this, what a cache loses is less than what bf16 does to the same model (docs/tune.md).
+constexpr double kNegligibleKl = 0.001;
+
 KvRecipe uniform(const LayerRecipe& layer, int32_t intact_prefix) {
   return recipe_of_layers(std::span(&layer, 1), intact_prefix);
 }
@@ -193,6 +196,7 @@ class Tuner {
     Assignment low;
     for (const LayerGroup& variable : variables_) low.push_back(extreme(variable, false));
     starts_.push_back(low);
+    add_uniform_starts();
     std::vector<std::string> recipes = {recipe_text(spread(low))};
     for (size_t v = 0; v < variables_.size(); ++v) {
       Assignment raised = low;
@@ -208,6 +212,19 @@ class Tuner {
     const size_t first = result_.sensitivity.size() - (measured.size() - 1);
     for (size_t i = 1; i < measured.size(); ++i) {
       result_.sensitivity[first + i - 1].kl = measured[i].kl;
+    }
+  }
+
+  // Every candidate for all layers, where each of them kept it: what the search must beat.
+  void add_uniform_starts() {
+    for (int32_t candidate = 0; candidate < std::ssize(options_.candidates); ++candidate) {
+      Assignment everywhere;
+      for (const LayerGroup& variable : variables_) {
+        const auto kept = std::find(variable.kept.begin(), variable.kept.end(), candidate);
+        if (kept == variable.kept.end()) break;
+        everywhere.push_back(static_cast<int32_t>(kept - variable.kept.begin()));
+      }
+      if (everywhere.size() == variables_.size()) starts_.push_back(std::move(everywhere));
     }
   }
 
@@ -230,6 +247,7 @@ class Tuner {
     options.max_cost = options_.max_cost;
     options.max_loss = options_.max_loss;
     options.start = starts_;
+    if (options_.loss == LossKind::kKl) options.negligible_loss = kNegligibleKl;
     int64_t asked = 0;
     const int64_t expected = std::ssize(starts_) + options.rounds * options.per_round;
     const SearchResult found =

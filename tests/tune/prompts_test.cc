@@ -18,8 +18,8 @@ TEST(CalibrationScripts, AreTheSameForASeedAndNoTwoAlike) {
     same_as_other += a[i].user_turns == other[i].user_turns;
     EXPECT_TRUE(seen.insert(a[i].user_turns).second || a[i].kind == ScriptKind::kDialogue)
         << a[i].name;
-    EXPECT_EQ(a[i].kind, static_cast<ScriptKind>(i % 3));
-    EXPECT_GE(a[i].user_turns.size(), 3u);
+    EXPECT_EQ(a[i].kind, static_cast<ScriptKind>(i % kScriptKinds));
+    EXPECT_GE(a[i].user_turns.size(), 2u);
     EXPECT_GT(a[i].max_answer_tokens, 0);
   }
   EXPECT_LT(same_as_other, 20);
@@ -40,7 +40,7 @@ TEST(CalibrationScripts, RetrievalAsksForWhatIsInTheList) {
       }
       at = end;
     }
-    EXPECT_GE(names.size(), 28u);
+    EXPECT_GE(names.size(), 16u);
     int asked = 0;
     for (const std::string& name : names) {
       asked += script.user_turns[1].find(name) != std::string::npos;
