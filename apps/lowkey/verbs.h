@@ -111,10 +111,9 @@ struct TuneVerbOptions {
   int64_t trials = 96;
   uint64_t seed = 1;
   int64_t points = 24;
-  WeightsOption weights = WeightsOption::kF32;
+  WeightsOption weights = WeightsOption::kAuto;
   int threads = 0;
   bool json = false;
-  bool verbose = false;
   bool no_color = false;
 };
 
