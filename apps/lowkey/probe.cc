@@ -11,11 +11,13 @@
 #include <map>
 #include <numeric>
 
+#include "calibration_documents.h"
 #include "core/error.h"
 #include "core/files.h"
 #include "load/utf8.h"
 #include "model_options.h"
 #include "probe/probe_json.h"
+#include "probe/sensitivity.h"
 #include "progress_bar.h"
 #include "report/report.h"
 #include "table.h"
@@ -29,6 +31,7 @@ namespace {
 constexpr size_t kErrorColumns = 5;  // of e_o
 constexpr size_t kWidthColumns = 2;  // of e_k, and of e_v
 constexpr size_t kMostPivots = 4;    // written out
+constexpr uint64_t kSeed = 1;        // of the model's own conversations
 
 std::vector<LayerCandidate> candidates_of(const ProbeVerbOptions& options) {
   if (!options.kv.empty()) return parse_candidates(fmt::format("{}", fmt::join(options.kv, ",")));
@@ -63,6 +66,35 @@ std::vector<Document> cut(const std::string& text, const Engine& engine,
     documents.push_back(std::move(document));
   }
   return documents;
+}
+
+// The first conversations that the model had with itself, cut to the same number of tokens.
+std::vector<Document> spoken(const std::vector<tune::Conversation>& conversations,
+                             const Engine& engine, const ProbeVerbOptions& options) {
+  tune::SetFiller filler(options.ctx * options.chunks);
+  for (const tune::Conversation& conversation : conversations) {
+    filler.add(tune::chat_document(engine, conversation, options.ctx));
+  }
+  return filler.take().calibration;
+}
+
+// One row per layer: what it loses alone, and what is left when it alone is spared.
+std::string sensitivity_text(const std::vector<LayerSensitivity>& all, const Terminal& terminal) {
+  constexpr auto kRight = Table::Align::kRight;
+  const std::string& label = all[0].candidate;
+  Table table({{"layer", kRight},
+               {label + " alone: KL", kRight},
+               {"ppl", kRight},
+               {label + " but for it: KL", kRight},
+               {"ppl", kRight}});
+  const size_t layers = all.size() / 2;
+  for (size_t l = 0; l < layers; ++l) {
+    table.add_row({fmt::format("{}", l), fmt::format("{:.5f}", all[l].kl),
+                   fmt::format("{:+.2f}%", all[l].ppl_delta_percent),
+                   fmt::format("{:.5f}", all[layers + l].kl),
+                   fmt::format("{:+.2f}%", all[layers + l].ppl_delta_percent)});
+  }
+  return table.text(terminal);
 }
 
 // A share in percent, in few columns.
@@ -252,34 +284,46 @@ class Report {
 int probe_verb(const ProbeVerbOptions& options) {
   const Terminal terminal = detect_terminal(stdout, options.no_color);
   // What can be refused is, before the model is loaded.
-  if (!options.text) {
-    fail(ErrorCode::kInvalidArgument,
-         "probe measures on a text: name one with --text FILE (plain UTF-8, some {} tokens)",
-         options.ctx * options.chunks);
-  }
   const std::vector<LayerCandidate> candidates = candidates_of(options);
-  const std::string text = read_file(*options.text);
+  const std::string text = options.text ? read_file(*options.text) : "";
 
   ProgressBar bar;
+  std::vector<tune::Conversation> conversations;
+  if (!options.text) {
+    conversations =
+        hold_conversations(options.model, options.threads, usual_scripts(kSeed),
+                           options.ctx * options.chunks, options.ctx, kSeed, bar.callback());
+  }
   Engine engine(options.model, {weight_storage(options.weights), options.threads, 0},
                 bar.callback());
-  const std::vector<Document> documents = cut(text, engine, options);
+  const std::vector<Document> documents =
+      options.text ? cut(text, engine, options) : spoken(conversations, engine, options);
   ProbeOptions probe_options;
   probe_options.intact_prefix = options.intact;
   probe_options.max_queries = options.queries;
   const ProbeResult result =
       probe(engine.model(), documents, candidates, probe_options, engine.pool(), bar.callback());
+  std::vector<LayerSensitivity> sensitivity;
+  if (options.sensitivity) {
+    Scorer scorer(engine.model(), documents, engine.pool(), {}, bar.callback());
+    const std::vector<LayerCandidate> lowest = {candidates.back()};
+    sensitivity =
+        layer_sensitivity(scorer, engine.kv_shape(), lowest, options.intact, bar.callback());
+  }
   bar.clear();
 
   const std::string model = engine.file().path().filename().string();
   fmt::print("{} on {}: {} tokens in {} chunk{}, {} queries\n{}\n\n", model,
-             std::filesystem::path(*options.text).filename().string(),
+             options.text ? std::filesystem::path(*options.text).filename().string()
+                          : "its own conversations",
              with_separators(result.tokens), documents.size(), documents.size() == 1 ? "" : "s",
              with_separators(result.queries), describe_engine(engine));
   const Report report(result, candidates);
   fmt::print("{}{}", report.table(terminal), report.summary(engine.tokenizer()));
+  if (!sensitivity.empty()) fmt::print("\n{}", sensitivity_text(sensitivity, terminal));
   if (!options.json_file && !options.report_file) return 0;
-  const std::string json = probe_json(result, model, engine.tokenizer()).dump(1) + "\n";
+  const std::string json =
+      probe_json(result, model, engine.tokenizer(), sensitivity).dump(1) + "\n";
   if (options.json_file) write_file_atomically(*options.json_file, json);
   if (options.report_file) write_file_atomically(*options.report_file, probe_report_html(json));
   return 0;

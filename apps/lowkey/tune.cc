@@ -8,6 +8,7 @@
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
+#include "calibration_documents.h"
 #include "core/cpu.h"
 #include "core/error.h"
 #include "core/files.h"
@@ -151,50 +152,28 @@ std::vector<Conversation> example_conversations(const TuneVerbOptions& flags) {
 }
 
 // Conversations first: some are yet to be held, which takes time; a journal brings them back.
-class Conversations {
- public:
-  Conversations(const TuneVerbOptions& flags, const ProgressFn& progress)
-      : flags_(flags), progress_(progress) {}
-
-  std::vector<Conversation> all() {
-    std::vector<Conversation> conversations;
-    std::vector<tune::Script> scripts;
-    for (const std::string& path : flags_.chats) {
-      tune::ChatFile file = tune::read_chats(path);
-      std::move(file.conversations.begin(), file.conversations.end(),
-                std::back_inserter(conversations));
-      std::move(file.scripts.begin(), file.scripts.end(), std::back_inserter(scripts));
-    }
-    if (flags_.examples) {
-      auto examples = example_conversations(flags_);
-      std::move(examples.begin(), examples.end(), std::back_inserter(conversations));
-    }
-    if (conversations.empty() && scripts.empty() && flags_.texts.empty()) {
-      scripts = tune::calibration_scripts(flags_.seed, kMostScripts);
-    }
-    if (!scripts.empty()) answer(scripts, conversations);
-    return conversations;
+std::vector<Conversation> conversations_of(const TuneVerbOptions& flags,
+                                           const ProgressFn& progress) {
+  std::vector<Conversation> conversations;
+  std::vector<tune::Script> scripts;
+  const auto take = [](auto& to, auto from) {
+    std::move(from.begin(), from.end(), std::back_inserter(to));
+  };
+  for (const std::string& path : flags.chats) {
+    tune::ChatFile file = tune::read_chats(path);
+    take(conversations, std::move(file.conversations));
+    take(scripts, std::move(file.scripts));
   }
-
- private:
-  static constexpr int32_t kMostScripts = 600;
-
-  // With the weights that decode fastest: the same numbers, and each token reads them all.
-  void answer(const std::vector<tune::Script>& scripts, std::vector<Conversation>& conversations) {
-    Engine engine(flags_.model, {.threads = flags_.threads}, progress_);
-    tune::SetFiller filler(flags_.tokens);
-    for (size_t i = 0; i < scripts.size() && !filler.full(); ++i) {
-      Conversation conversation =
-          tune::answer(engine, scripts[i], flags_.ctx, flags_.seed + i, progress_);
-      if (conversation.messages.empty()) continue;  // too long for --ctx
-      filler.add(tune::chat_document(engine, conversation, flags_.ctx));
-      conversations.push_back(std::move(conversation));
-    }
+  if (flags.examples) take(conversations, example_conversations(flags));
+  if (conversations.empty() && scripts.empty() && flags.texts.empty()) {
+    scripts = usual_scripts(flags.seed);
   }
-
-  const TuneVerbOptions& flags_;
-  const ProgressFn& progress_;
-};
+  if (!scripts.empty()) {
+    take(conversations, hold_conversations(flags.model, flags.threads, scripts, flags.tokens,
+                                           flags.ctx, flags.seed, progress));
+  }
+  return conversations;
+}
 
 CalibrationSets documents_of(const TuneVerbOptions& flags, const Engine& engine,
                              const std::vector<Conversation>& conversations) {
@@ -348,7 +327,7 @@ std::vector<Conversation> converse_or_remember(const TuneVerbOptions& flags, tun
     }
     return conversations;
   }
-  conversations = Conversations(flags, progress).all();
+  conversations = conversations_of(flags, progress);
   nlohmann::json list = nlohmann::json::array();
   for (const Conversation& conversation : conversations) list.push_back(to_json(conversation));
   journal.append({{"conversations", list}});

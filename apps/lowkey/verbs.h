@@ -124,9 +124,10 @@ struct ProbeVerbOptions {
   std::vector<int32_t> bits = {8, 4, 2};
   std::vector<std::string> kv;  // candidates by their short forms, instead of mode and bits
   int64_t ctx = 1024;
-  int64_t chunks = 2;     // at most
-  int64_t queries = 256;  // per chunk
-  int32_t intact = 1;     // first tokens of a chunk, exact under every candidate
+  int64_t chunks = 2;        // at most
+  int64_t queries = 256;     // per chunk
+  int32_t intact = 1;        // first tokens of a chunk, exact under every candidate
+  bool sensitivity = false;  // also KL and perplexity, one layer at a time
   WeightsOption weights = WeightsOption::kF32;
   int threads = 0;
   std::optional<std::string> json_file, report_file;

@@ -109,8 +109,8 @@ Json shift_json(const AttentionShift& shift, const Tokenizer& tokenizer) {
 
 }  // namespace
 
-Json probe_json(const ProbeResult& result, std::string_view model_name,
-                const Tokenizer& tokenizer) {
+Json probe_json(const ProbeResult& result, std::string_view model_name, const Tokenizer& tokenizer,
+                std::span<const LayerSensitivity> sensitivity) {
   Json layers = Json::array(), depth = Json::array(), pivots = Json::array(),
        shifts = Json::array(), ablation = Json::array();
   for (size_t i = 0; i < result.layers.size(); ++i) {
@@ -130,6 +130,14 @@ Json probe_json(const ProbeResult& result, std::string_view model_name,
                         {"e_o", finite(point.e_o)},
                         {"stored_bits", finite(point.stored_bits)}});
   }
+  Json perturbed = Json::array();
+  for (const LayerSensitivity& entry : sensitivity) {
+    perturbed.push_back({{"layer", entry.layer},
+                         {"candidate", entry.candidate},
+                         {"from", entry.direction == Perturbation::kLowered ? "16-bit" : "low"},
+                         {"kl", finite(entry.kl)},
+                         {"ppl_delta_percent", finite(entry.ppl_delta_percent)}});
+  }
   return {{"lowkey_probe", 1},
           {"model", utf8_replace_invalid(model_name)},
           {"tokens", result.tokens},
@@ -139,7 +147,8 @@ Json probe_json(const ProbeResult& result, std::string_view model_name,
           {"depth", std::move(depth)},
           {"pivots", std::move(pivots)},
           {"attention_shift", std::move(shifts)},
-          {"ablation", std::move(ablation)}};
+          {"ablation", std::move(ablation)},
+          {"sensitivity", std::move(perturbed)}};
 }
 
 }  // namespace lowkey

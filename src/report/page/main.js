@@ -22,6 +22,9 @@ function buildTune(report) {
 function buildProbe(probe) {
   addMasthead("lowkey probe", probe.model, "What each layer's cache loses at fewer bits, before any search.");
   addProbe(probe);
+  if (list(probe.sensitivity).length) {
+    addSection("sensitivity", "Sensitivity", "Which layers are sensitive", (section) => fillSensitivity(section, probe));
+  }
 }
 
 async function main() {
