@@ -53,7 +53,7 @@ def warn_if_busy() -> None:
         )
 
 
-def write_json(rows: list[dict], target: str) -> None:
+def write_json(rows: list[dict] | dict, target: str) -> None:
     """`target`: a file, or - for standard output."""
     text = json.dumps(rows, indent=2) + "\n"
     if target == "-":

@@ -20,10 +20,16 @@ STACK_KEYS = (
 GENERATION_KEYS = "engine kv threads test n_depth avg_ts stddev_ts".split()
 QUALITY_KEYS = "engine kv stored_bits kl_mean kl_p999 top1_agreement ppl ppl_delta_percent scored_tokens".split()
 
+WORKED_KEYS = """task kv recipe shots form code_bits tokens megabytes megabytes_allocated questions accuracy accuracy_low
+accuracy_high correct""".split()
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(BENCH), "PYTHONDONTWRITEBYTECODE": "1"}
+
 
 def run(*command: str) -> str:
-    environment = {**os.environ, "PYTHONPATH": str(BENCH), "PYTHONDONTWRITEBYTECODE": "1"}
-    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=False)
+    done = subprocess.run(command, env=environment(), stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode != 0:
         sys.exit(f"bench_test: {' '.join(command)}: status {done.returncode}")
     return done.stdout
@@ -106,12 +112,83 @@ def quality(lowkey: str, write_model: str) -> None:
         alone = rows_of(run(*command, "--types", "none", "--json", "-"), QUALITY_KEYS)
         assert [row["engine"] for row in alone] == ["lowkey"] * 4, alone
         text.write_text(text.read_text()[:-500] + "x" * 500)
-        environment = {**os.environ, "PYTHONPATH": str(BENCH), "PYTHONDONTWRITEBYTECODE": "1"}
-        bad = subprocess.run(stub, env=environment, capture_output=True, text=True, check=False)
+        bad = subprocess.run(stub, env=environment(), capture_output=True, text=True, check=False)
         assert bad.returncode == 1 and "do not see the same tokens" in bad.stderr, bad
         front.write_text('{"points": 3}')
-        bad = subprocess.run(stub, env=environment, capture_output=True, text=True, check=False)
+        bad = subprocess.run(stub, env=environment(), capture_output=True, text=True, check=False)
         assert bad.returncode == 1 and "no front" in bad.stderr and "Traceback" not in bad.stderr, bad
+
+
+def worked_statistics() -> None:
+    """On planted rows: who is paired with whom, and what is concluded."""
+    sys.path.insert(0, str(BENCH))
+    from quality.worked_answers import Example, difference, examples, pairs_of, summary
+
+    def row(kv: str, bits: float, shots: int, tokens: float, megabytes: float, correct: list[bool]) -> dict:
+        row = {"kv": kv, "code_bits": bits, "shots": shots, "form": "worked", "tokens": tokens}
+        return {**row, "megabytes": megabytes, "correct": correct}
+
+    bad, good = [False] * 20, [True] * 10 + [False] * 10
+    short = row("16", 16, 1, 100, 2.0, bad)
+    rows = [short, row("4", 4, 4, 300, 1.9, good), row("4", 4, 8, 500, 2.15, bad), row("2", 2, 8, 500, 2.3, good)]
+    rows.append(row("8", 8, 1, 110, 2.0, good))  # the same material: merely answers at length
+    found = [(longer["kv"], longer["shots"], shorter["kv"]) for longer, shorter in pairs_of(rows, 0.1)]
+    # The closest of each recipe, no further than a tenth; 4 bits are the more bits to 2, at fewer tokens.
+    assert found == [("4", 4, "16"), ("4", 4, "8")], found
+    assert pairs_of([short, row("4", 4, 4, 90, 2.0, good)], 0.1) == []  # not longer
+    lines = {line["shorter at"]: line for line in summary(pairs_of(rows, 0.1))}
+    assert (lines["16"]["longer better"], lines["16"]["undecided"], lines["16"]["mean"]) == (1, 0, 0.5), lines
+    assert (lines["8"]["longer better"], lines["8"]["undecided"], lines["8"]["mean"]) == (0, 1, 0), lines
+    # (10 + 1/2 - 1/2) / 22 +- 1.96 sqrt(11/22 - (10/22)^2) / sqrt(22)
+    middle, low, high = difference(good, bad)
+    assert middle == 0.5 and abs(low - 0.22818) < 1e-4 and abs(high - 0.68091) < 1e-4, (low, high)
+    assert difference(bad, good)[2] == -low and difference(good, good)[1] < 0 < difference(good, good)[2]
+
+    # A seed's questions are its own, no two the same, and what is worked leads to the answer.
+    for task in ("sums", "apples"):
+        drawn = examples(task, 1, 60)
+        assert drawn[:20] == examples(task, 1, 20) != examples(task, 2, 20)
+        assert len({example.question for example in drawn}) == 60
+        for example in drawn:
+            total = sum(map(int, example.worked.rsplit(",", 1)[1].split("=")[0].split("+")))
+            assert example.worked.endswith(f"= {example.answer}.") and str(total) == example.answer, example
+    example = Example("How many?", "1 + 1 = 2.", "2")
+    assert json.loads(example.line("worked")) == {"question": "How many?", "answer": "1 + 1 = 2. #### 2"}
+    assert json.loads(example.line("short"))["answer"] == "#### 2"
+
+
+def worked(lowkey: str, write_model: str) -> None:
+    worked_statistics()
+    with tempfile.TemporaryDirectory() as folder:
+        model = str(pathlib.Path(folder) / "tiny.gguf")
+        run(write_model, model)
+        command = [sys.executable, "-m", "quality.worked_answers", "--lowkey", lowkey, "--model", model]
+        command += ["--threads", "2", "--questions", "4", "--shots", "0,1", "--kv", "kivi-2:r32"]
+        command += ["--recipe", "0=4,*=kivi-2:r32"]
+        written = json.loads(run(*command, "--task", "sums", "--task", "apples", "--json", "-"))
+        rows = rows_of(json.dumps(written["rows"]), WORKED_KEYS)
+        kinds = [(row["task"], row["kv"][:5], row["shots"], row["form"]) for row in rows]
+        recipes, forms = ("16", "kivi-", "tuned"), ((0, ""), (1, "worked"), (1, "short"))
+        expected = [(task, kv, *form) for task in ("sums", "apples") for kv in recipes for form in forms]
+        assert sorted(kinds) == sorted(expected), kinds
+        for task in ("sums", "apples"):
+            mine = [row for row in rows if row["task"] == task]
+            assert mine == sorted(mine, key=lambda row: row["megabytes"]), mine
+        for row in rows:
+            assert row["questions"] == len(row["correct"]) == 4 and row["accuracy"] == sum(row["correct"]) / 4, row
+            assert row["accuracy_low"] <= row["accuracy"] <= row["accuracy_high"], row
+            if row["kv"] == "16":  # what is in use, of whole pages
+                assert row["megabytes"] <= row["megabytes_allocated"] < row["megabytes"] * (1 + 128 / row["tokens"]), (
+                    row
+                )
+        assert {row["seed"] for row in rows} == {1}
+        printed = run(*command, "--all-pairs")
+        assert "sums: 4 questions" in printed and "apples" not in printed and "tuned" in printed, printed
+        assert all(len(line) <= 100 for line in printed.splitlines()[1:]), printed
+        bad = subprocess.run(
+            [*command, "--kv", "nonsense"], capture_output=True, text=True, check=False, env=environment()
+        )
+        assert bad.returncode == 1 and "nonsense" in bad.stderr and "Traceback" not in bad.stderr, bad
 
 
 def stack(bench: str) -> None:
@@ -156,9 +233,10 @@ def main() -> None:
     of_generation = kinds.add_parser("generation")
     of_generation.add_argument("--lowkey", required=True)
     of_generation.add_argument("--write-model", required=True)
-    of_quality = kinds.add_parser("quality")
-    of_quality.add_argument("--lowkey", required=True)
-    of_quality.add_argument("--write-model", required=True)
+    for kind in ("quality", "worked"):
+        on_model = kinds.add_parser(kind)
+        on_model.add_argument("--lowkey", required=True)
+        on_model.add_argument("--write-model", required=True)
     arguments = parser.parse_args()
     if arguments.kind == "attention":
         attention(arguments.bench)
@@ -166,6 +244,8 @@ def main() -> None:
         stack(arguments.bench)
     elif arguments.kind == "quality":
         quality(arguments.lowkey, arguments.write_model)
+    elif arguments.kind == "worked":
+        worked(arguments.lowkey, arguments.write_model)
     else:
         generation(arguments.lowkey, arguments.write_model)
 
