@@ -159,9 +159,9 @@ void add_eval(CLI::App& eval, EvalOptions& options) {
   eval.footer(footer(kEvalExamples));
   add_model(eval, options.model);
   add_recipes(eval, options.kv, "measure this, besides 16, the reference; may be given again");
-  auto* text =
-      eval.add_option("--text", options.text, "measure on this, UTF-8; default: what the model says to itself")
-          ->type_name("FILE");
+  auto* text = eval.add_option("--text", options.text,
+                               "measure on this, UTF-8; default: what the model says to itself")
+                   ->type_name("FILE");
   auto* task = eval.add_option("--task", options.task,
                                "instead: answer a JSONL file's questions and count right answers")
                    ->type_name("FILE");
@@ -290,7 +290,7 @@ void add_probe(CLI::App& probe, ProbeVerbOptions& options) {
       ->check(within(0, 65536))
       ->type_name("N");
   probe.add_flag("--sensitivity", options.sensitivity,
-                 "also KL and perplexity with one layer at the fewest bits, and with all but it");
+                 "also KL and perplexity, one layer changed at a time (minutes)");
   add_weights(probe, options.weights, "f32");
   add_threads(probe, options.threads);
   probe

@@ -139,7 +139,11 @@ Document chat_document(const Engine& engine, const Conversation& conversation, i
                                    [](const ChatMessage& m) { return m.role == "assistant"; });
   if (answer != conversation.messages.end()) {
     const std::vector<ChatMessage> before(conversation.messages.begin(), answer);
-    first = std::max<int64_t>(1, std::ssize(encode(engine, before, true)));
+    const std::vector<int32_t> prompt = encode(engine, before, true);
+    // Where there is no template, the answer's first letters may join the prompt's last token.
+    const auto [differs, end] =
+        std::mismatch(prompt.begin(), prompt.end(), document.tokens.begin(), document.tokens.end());
+    first = std::max<int64_t>(1, differs - prompt.begin());
   }
   const auto last = std::ssize(document.tokens);
   if (first < last) document.scored = {{first, last}};
