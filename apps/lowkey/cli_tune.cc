@@ -116,7 +116,7 @@ void add_tune(CLI::App& tune, TuneVerbOptions& options) {
       ->type_name("N");
 
   tune.option_defaults()->group("Options");
-  add_weights(tune, options.weights, "auto, as run");
+  add_weights(tune, options.weights, "auto");
   add_threads(tune, options.threads);
   tune.add_flag("--json", options.json, "print front.json instead of tables");
   tune.add_flag("--no-color", options.no_color, "no colours (also: NO_COLOR)");
