@@ -117,6 +117,11 @@ void remove_others(const std::filesystem::path& folder, const std::set<std::stri
   }
 }
 
+// "kivi-4/2" of "kivi-4/2:r32+i1".
+std::string short_name(const std::string& recipe) {
+  return recipe.substr(0, recipe.find_first_of(":+"));
+}
+
 std::string percent(double value) {
   return fmt::format("{:+.2f}%", value);
 }
@@ -233,7 +238,7 @@ std::string tune_text(const TuneOutcome& outcome, const std::string& folder,
     labels.push_back(candidate.label);
   }
   std::string out = fmt::format(
-      "{}: calibrated on {} tokens of {} documents, held out {} of {}; {}\n\n", result.front.model,
+      "{}: calibrated on {} tokens of {} documents, held out {} of {}\n{}\n\n", result.front.model,
       with_separators(outcome.calibration.scored_tokens), outcome.calibration.documents,
       with_separators(outcome.heldout.scored_tokens), outcome.heldout.documents, outcome.engine);
   out += fmt::format("{} groups of layers that kept the same candidates and suffer alike:\n{}\n",
@@ -265,7 +270,7 @@ std::string tune_text(const TuneOutcome& outcome, const std::string& folder,
                    fmt::format("{:.1f}%", point.top1_agreement_heldout * 100), std::move(name)});
   };
   for (const FrontPoint& point : result.front.points) add(point, "");
-  for (const FrontPoint& point : result.front.references) add(point, point.recipe);
+  for (const FrontPoint& point : result.front.references) add(point, short_name(point.recipe));
   out += table.text(terminal);
   out += fmt::format(
       "\n{} real evaluations by the search; the surrogate's ranks before each: Spearman {:.3f}\n",
