@@ -346,21 +346,19 @@ int work(const TuneVerbOptions& flags, const tune::CrewAddress& address,
   ProgressBar bar;
   const auto store = tune::connect_tcp_store(address, false, kConnectTimeout);
   const auto beats = tune::connect_tcp_store(address, false, kConnectTimeout);
+  tune::CrewWorker worker(*store, *beats, crew);
   const std::string sha256 = tune::model_sha256(flags.model, bar.callback());
   Engine engine(flags.model, {weight_storage(flags.weights), flags.threads, 0}, bar.callback());
   fmt::print(stderr, "rank {} of {}: waiting for the leader at {}:{}\n", address.rank,
              address.world_size, address.host, address.port);
   const nlohmann::json task =
-      nlohmann::json::parse(tune::join_crew(*store, crew, machine_settings(flags, engine, sha256)));
+      nlohmann::json::parse(worker.join(machine_settings(flags, engine, sha256)));
   tune::Measurer measurer(
       engine, {documents_from(task.at("calibration")), documents_from(task.at("heldout"))},
       task_of(flags, engine));
-  const int64_t done = tune::work_in_crew(
-      *store, *beats, crew,
-      [&](const tune::Job& job, const ProgressFn& progress) {
-        return measurer.measure(job, progress);
-      },
-      [](int64_t) {});
+  const int64_t done = worker.work([&](const tune::Job& job, const ProgressFn& progress) {
+    return measurer.measure(job, progress);
+  });
   bar.clear();
   fmt::print(stderr, "rank {} of {}: {} trials measured\n", address.rank, address.world_size, done);
   return 0;
@@ -385,6 +383,10 @@ int tune_verb(const TuneVerbOptions& flags) {
   std::filesystem::create_directories(folder, error);
   if (error) fail(ErrorCode::kIo, "{}: cannot be made: {}", folder.string(), error.message());
 
+  // The others look for it from the start.
+  std::unique_ptr<tune::KeyStore> store;
+  if (address) store = tune::connect_tcp_store(*address, true, kConnectTimeout);
+
   ProgressBar bar;
   const ProgressFn progress = bar.callback();
   const std::string sha256 = tune::model_sha256(flags.model, progress);
@@ -403,10 +405,8 @@ int tune_verb(const TuneVerbOptions& flags) {
   const tune::LocalRunner::Measure measure = [&](const tune::Job& job, const ProgressFn& part) {
     return measurer.measure(job, part);
   };
-  std::unique_ptr<tune::KeyStore> store;
   std::unique_ptr<tune::JobRunner> runner;
-  if (address) {
-    store = tune::connect_tcp_store(*address, true, kConnectTimeout);
+  if (store) {
     const nlohmann::json task = {{"calibration", to_json(sets.calibration)},
                                  {"heldout", to_json(sets.heldout)}};
     runner = std::make_unique<tune::CrewLeader>(*store, crew, machine, task.dump(), measure);

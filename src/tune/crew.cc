@@ -13,9 +13,6 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-// How long the leader waits for the others to leave.
-constexpr std::chrono::seconds kFarewell(3);
-
 std::string numbered(const char* key, int64_t number) {
   return fmt::format("{}/{}", key, number);
 }
@@ -31,36 +28,6 @@ Job job_from_text(const std::string& text) {
   }
   return {json["set"] == "heldout" ? DataSet::kHeldout : DataSet::kCalibration, json["recipe"]};
 }
-
-// Lives beside a worker's measuring and says so.
-class Heart {
- public:
-  Heart(KeyStore& store, const CrewOptions& options)
-      : thread_([this, &store, options] {
-          const std::string key = numbered("beat", options.rank);
-          try {
-            while (!stopped_.load()) {
-              store.add(key, 1);
-              for (auto slept = std::chrono::milliseconds(0);
-                   slept < options.beat && !stopped_.load(); slept += options.poll) {
-                std::this_thread::sleep_for(options.poll);
-              }
-            }
-          } catch (const Error&) {
-            // The leader is gone: the worker itself will notice.
-          }
-        }) {}
-  ~Heart() {
-    stopped_ = true;
-    thread_.join();
-  }
-  Heart(const Heart&) = delete;
-  Heart& operator=(const Heart&) = delete;
-
- private:
-  std::atomic<bool> stopped_{false};
-  std::thread thread_;
-};
 
 }  // namespace
 
@@ -82,10 +49,15 @@ CrewLeader::CrewLeader(KeyStore& store, const CrewOptions& options, const nlohma
 CrewLeader::~CrewLeader() {
   try {
     store_.set("finished", "1");
-    // The store may live in this process: let the others read that first.
-    const auto begun = Clock::now();
-    while (store_.add("left", 0) < store_.add("joined", 0) && Clock::now() - begun < kFarewell) {
-      std::this_thread::sleep_for(options_.poll);
+    // The store may live in this process: let the living read that first.
+    for (int32_t rank = 1; rank < options_.world_size; ++rank) {
+      while (!store_.get(numbered("arrived", rank)) && Clock::now() - made_ < options_.latecomers) {
+        std::this_thread::sleep_for(options_.poll);
+      }
+      while (store_.get(numbered("arrived", rank)) && !store_.get(numbered("left", rank)) &&
+             !is_silent(rank)) {
+        std::this_thread::sleep_for(options_.poll);
+      }
     }
   } catch (const Error&) {
     // Nobody is left to be told.
@@ -107,10 +79,14 @@ bool CrewLeader::take_job(std::vector<Pending>& pending) {
 
 // Whoever took the job gives no sign of life, or took a ticket and died before writing its name.
 bool CrewLeader::is_lost(const Pending& job) {
-  const auto now = Clock::now();
   const auto owner = store_.get(numbered("owner", job.number));
-  if (!owner) return now - job.posted > options_.lost_after;
-  const auto rank = static_cast<int32_t>(std::stol(*owner));
+  if (!owner) return Clock::now() - job.posted > options_.lost_after;
+  return is_silent(static_cast<int32_t>(std::stol(*owner)));
+}
+
+// Its beat has not moved for longer than a living worker's would.
+bool CrewLeader::is_silent(int32_t rank) {
+  const auto now = Clock::now();
   const int64_t count = store_.add(numbered("beat", rank), 0);
   Beat& beat = beats_[rank];
   if (count != beat.count) {
@@ -173,15 +149,59 @@ void CrewLeader::run(std::span<const Job> jobs, const DoneFn& done, const Progre
   }
 }
 
-std::string join_crew(KeyStore& store, const CrewOptions& options, const nlohmann::json& settings) {
+// Lives beside a worker's loading and measuring, and says so.
+class CrewWorker::Heart {
+ public:
+  Heart(KeyStore& store, const CrewOptions& options)
+      : thread_([this, &store, options] {
+          const std::string key = numbered("beat", options.rank);
+          try {
+            while (!stopped_.load()) {
+              store.add(key, 1);
+              for (auto slept = std::chrono::milliseconds(0);
+                   slept < options.beat && !stopped_.load(); slept += options.poll) {
+                std::this_thread::sleep_for(options.poll);
+              }
+            }
+          } catch (const Error&) {
+            // The leader is gone: the worker itself will notice.
+          }
+        }) {}
+  ~Heart() {
+    stopped_ = true;
+    thread_.join();
+  }
+  Heart(const Heart&) = delete;
+  Heart& operator=(const Heart&) = delete;
+
+ private:
+  std::atomic<bool> stopped_{false};
+  std::thread thread_;
+};
+
+CrewWorker::CrewWorker(KeyStore& store, KeyStore& beats, const CrewOptions& options)
+    : store_(store), options_(options), heart_(std::make_unique<Heart>(beats, options)) {
+  store_.set(numbered("arrived", options_.rank), "1");
+}
+
+CrewWorker::~CrewWorker() {
+  heart_.reset();
+  try {
+    store_.set(numbered("left", options_.rank), "1");
+  } catch (const Error&) {
+    // The leader is gone already.
+  }
+}
+
+std::string CrewWorker::join(const nlohmann::json& settings) {
   const auto start = Clock::now();
   std::optional<std::string> theirs;
-  while (!(theirs = store.get("settings"))) {
-    if (Clock::now() - start > options.start_within) {
-      fail(ErrorCode::kIo, "rank {}: the leader (rank 0) has not begun within {} s", options.rank,
-           std::chrono::duration_cast<std::chrono::seconds>(options.start_within).count());
+  while (!(theirs = store_.get("settings"))) {
+    if (Clock::now() - start > options_.start_within) {
+      fail(ErrorCode::kIo, "rank {}: the leader (rank 0) has not begun within {} s", options_.rank,
+           std::chrono::duration_cast<std::chrono::seconds>(options_.start_within).count());
     }
-    std::this_thread::sleep_for(options.poll);
+    std::this_thread::sleep_for(options_.poll);
   }
   const nlohmann::json leader = nlohmann::json::parse(*theirs, nullptr, false);
   for (const auto& [key, value] : settings.items()) {
@@ -189,36 +209,29 @@ std::string join_crew(KeyStore& store, const CrewOptions& options, const nlohman
       fail(ErrorCode::kInvalidArgument,
            "rank {}: '{}' is {} here and {} for rank 0: all processes of a search need the same "
            "model, instruction set, weights and settings",
-           options.rank, key, value.dump(),
+           options_.rank, key, value.dump(),
            leader.is_object() && leader.contains(key) ? leader[key].dump() : "nothing");
     }
   }
-  const auto task = store.get("task");
+  const auto task = store_.get("task");
   LOWKEY_CHECK(task.has_value(), "settings come after the task");
   return *task;
 }
 
-int64_t work_in_crew(KeyStore& store, KeyStore& beats, const CrewOptions& options,
-                     const LocalRunner::Measure& measure,
-                     const std::function<void(int64_t done)>& on_done) {
-  const Heart heart(beats, options);
-  store.add("joined", 1);
+int64_t CrewWorker::work(const LocalRunner::Measure& measure) {
   int64_t done = 0;
   for (;;) {
-    const int64_t ticket = store.add("tickets", 1) - 1;
-    store.set(numbered("owner", ticket), fmt::format("{}", options.rank));
+    const int64_t ticket = store_.add("tickets", 1) - 1;
+    store_.set(numbered("owner", ticket), fmt::format("{}", options_.rank));
     std::optional<std::string> text;
     for (;;) {
-      if (store.get("finished")) {
-        store.add("left", 1);
-        return done;
-      }
-      const auto jobs = store.get("jobs");
+      if (store_.get("finished")) return done;
+      const auto jobs = store_.get("jobs");
       if (jobs && ticket < std::stoll(*jobs)) {
-        text = store.get(numbered("job", ticket));
+        text = store_.get(numbered("job", ticket));
         break;
       }
-      std::this_thread::sleep_for(options.poll);
+      std::this_thread::sleep_for(options_.poll);
     }
     LOWKEY_CHECK(text.has_value(), "job {} was announced", ticket);
     const Job job = job_from_text(*text);
@@ -226,11 +239,11 @@ int64_t work_in_crew(KeyStore& store, KeyStore& beats, const CrewOptions& option
     try {
       measurement = measure(job, {});
     } catch (const Error& error) {
-      store.set("failed", fmt::format("rank {}: {}", options.rank, error.what()));
+      store_.set("failed", fmt::format("rank {}: {}", options_.rank, error.what()));
       throw;
     }
-    store.set(numbered("result", ticket), to_json(job, measurement).dump());
-    on_done(++done);
+    store_.set(numbered("result", ticket), to_json(job, measurement).dump());
+    ++done;
   }
 }
 

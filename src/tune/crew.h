@@ -25,6 +25,9 @@ struct CrewOptions {
   // Without a sign of life for this long, a worker's job is done by the leader.
   std::chrono::milliseconds lost_after{20000};
   std::chrono::milliseconds poll{20};
+  // A leader that is done this soon waits for those that have not arrived: they would look for it
+  // for minutes.
+  std::chrono::milliseconds latecomers{15000};
   // How long a worker waits for the leader to load its model and prepare.
   std::chrono::milliseconds start_within{std::chrono::minutes(30)};
 };
@@ -45,6 +48,7 @@ class CrewLeader : public JobRunner {
 
  private:
   struct Pending;
+  bool is_silent(int32_t rank);
   bool take_job(std::vector<Pending>& pending);
   void check_workers();
   bool is_lost(const Pending& job);
@@ -53,6 +57,7 @@ class CrewLeader : public JobRunner {
   KeyStore& store_;
   const CrewOptions options_;
   LocalRunner::Measure measure_;
+  const std::chrono::steady_clock::time_point made_ = std::chrono::steady_clock::now();
   int64_t posted_ = 0;
   int64_t ticket_ = -1;  // taken, its job not yet done
   int64_t done_by_others_ = 0;
@@ -64,15 +69,29 @@ class CrewLeader : public JobRunner {
   std::map<int32_t, Beat> beats_;
 };
 
-// Ranks above 0. Waits for the leader's settings, refuses (Error kInvalidArgument, naming the first
-// difference) when they are not its own, and returns the leader's task.
-std::string join_crew(KeyStore& store, const CrewOptions& options, const nlohmann::json& settings);
+// Ranks above 0. Gives signs of life from the moment it is made: the leader does not end without
+// telling those that live.
+class CrewWorker {
+ public:
+  // `beats` is a connection of its own, for a thread of its own. All must outlive this.
+  CrewWorker(KeyStore& store, KeyStore& beats, const CrewOptions& options);
+  ~CrewWorker();
+  CrewWorker(const CrewWorker&) = delete;
+  CrewWorker& operator=(const CrewWorker&) = delete;
 
-// Takes jobs until the leader is finished; returns how many it did. `beats` is a connection of its
-// own, for a thread of its own. Throws Error as measure, having told the leader, and kIo when the
-// leader is gone.
-int64_t work_in_crew(KeyStore& store, KeyStore& beats, const CrewOptions& options,
-                     const LocalRunner::Measure& measure,
-                     const std::function<void(int64_t done)>& on_done);
+  // Waits for the leader's settings, refuses (Error kInvalidArgument, naming the first difference)
+  // when they are not its own, and returns the leader's task.
+  std::string join(const nlohmann::json& settings);
+
+  // Takes jobs until the leader is finished; returns how many it did. Throws Error as measure,
+  // having told the leader, and kIo when the leader is gone.
+  int64_t work(const LocalRunner::Measure& measure);
+
+ private:
+  class Heart;
+  KeyStore& store_;
+  const CrewOptions options_;
+  std::unique_ptr<Heart> heart_;
+};
 
 }  // namespace lowkey::tune

@@ -62,6 +62,7 @@ CrewOptions quick(int32_t rank) {
           .beat = 5ms,
           .lost_after = 150ms,
           .poll = 1ms,
+          .latecomers = 0ms,
           .start_within = 2s};
 }
 
@@ -114,16 +115,14 @@ class CrewTest : public testing::Test {
       std::atomic<bool> dead{false};
       MemoryStore store(shared_, &dead), beats(shared_, &dead);
       try {
-        task_[rank] = join_crew(store, quick(rank), kSettings);
+        CrewWorker worker(store, beats, quick(rank));
+        task_[rank] = worker.join(kSettings);
         int64_t taken = 0;
-        done_[rank] = work_in_crew(
-            store, beats, quick(rank),
-            [&](const Job& job, const ProgressFn&) {
-              if (taken++ == stops_at) dead = true;
-              std::this_thread::sleep_for(per_job);
-              return measure_planted(job);
-            },
-            [](int64_t) {});
+        done_[rank] = worker.work([&](const Job& job, const ProgressFn&) {
+          if (taken++ == stops_at) dead = true;
+          std::this_thread::sleep_for(per_job);
+          return measure_planted(job);
+        });
       } catch (const Error& error) {
         error_[rank] = error.what();
       }
@@ -196,25 +195,23 @@ TEST_F(CrewTest, OtherSettingsAreRefusedByName) {
   const CrewLeader leader(store, quick(0), kSettings, "",
                           [](const Job& job, const ProgressFn&) { return measure_planted(job); });
   try {
-    join_crew(store, quick(2), {{"model", "m"}, {"isa", "avx512"}});
+    MemoryStore beats(shared_);
+    CrewWorker(store, beats, quick(2)).join({{"model", "m"}, {"isa", "avx512"}});
     FAIL() << "joined";
   } catch (const Error& error) {
     EXPECT_EQ(error.code(), ErrorCode::kInvalidArgument);
     EXPECT_THAT(error.what(), HasSubstr(R"(rank 2: 'isa' is "avx512" here and "avx2" for rank 0)"));
   }
-  shared_.values["left"] = "1";  // so that the leader does not wait for anybody
 }
 
 TEST_F(CrewTest, AWorkersErrorEndsTheSearch) {
   std::thread fails([this] {
     MemoryStore store(shared_), beats(shared_);
-    join_crew(store, quick(1), kSettings);
-    EXPECT_THROW(work_in_crew(
-                     store, beats, quick(1),
-                     [](const Job&, const ProgressFn&) -> Measurement {
-                       fail(ErrorCode::kNumeric, "layer 3: NaN");
-                     },
-                     [](int64_t) {}),
+    CrewWorker worker(store, beats, quick(1));
+    worker.join(kSettings);
+    EXPECT_THROW(worker.work([](const Job&, const ProgressFn&) -> Measurement {
+      fail(ErrorCode::kNumeric, "layer 3: NaN");
+    }),
                  Error);
   });
   MemoryStore store(shared_);
@@ -229,14 +226,15 @@ TEST_F(CrewTest, AWorkersErrorEndsTheSearch) {
     EXPECT_STREQ(error.what(), "rank 1: layer 3: NaN");
   }
   fails.join();
-  shared_.values["left"] = "1";
 }
 
 TEST_F(CrewTest, AWorkerWithoutALeaderGivesUp) {
   MemoryStore store(shared_);
   CrewOptions options = quick(1);
   options.start_within = 30ms;
-  EXPECT_THROW(join_crew(store, options, kSettings), Error);
+  MemoryStore beats(shared_);
+  CrewWorker worker(store, beats, options);
+  EXPECT_THROW(worker.join(kSettings), Error);
 }
 
 }  // namespace
