@@ -82,6 +82,8 @@ void add_tune(CLI::App& tune, TuneVerbOptions& options) {
              "keys per channel, R = 32 (kivi), or all per token; default kivi");
   add_counts(tune, "--bits", options.bits, "of keys and of values, every pair; default 8,4,2");
   add_counts(tune, "--group", options.groups, "group sizes; default the mode's own");
+  add_counts(tune, "--value-group", options.value_groups,
+             "of values, where others than keys'; 0: one per token and head");
   add_counts(tune, "--residual", options.residuals, "window lengths R; default the mode's own");
   tune.add_option("--candidates", options.candidates,
                   "instead: layers' short forms, such as kivi-4:r32,kivi-2:g64:r128")

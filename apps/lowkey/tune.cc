@@ -50,6 +50,7 @@ std::vector<LayerCandidate> candidates_of(const TuneVerbOptions& flags) {
   if (flags.mode != "kivi") space.modes.push_back(CandidateMode::kPerToken);
   space.bits = narrow(flags.bits);
   space.group_sizes = narrow(flags.groups);
+  space.value_group_sizes = narrow(flags.value_groups);
   space.residual_lengths = narrow(flags.residuals);
   return make_candidates(space);
 }

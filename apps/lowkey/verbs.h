@@ -94,8 +94,8 @@ struct TuneVerbOptions {
   // The space.
   std::string mode = "kivi";  // kivi, per-token, both
   std::vector<int64_t> bits = {8, 4, 2};
-  std::vector<int64_t> groups, residuals;  // none: the mode's own
-  std::optional<std::string> candidates;   // short forms, instead of all that
+  std::vector<int64_t> groups, value_groups, residuals;  // none: the mode's own
+  std::optional<std::string> candidates;                 // short forms, instead of all that
   int64_t intact_prefix = 1;
   bool prune = true;
   double eps = 0.05;

@@ -11,13 +11,13 @@ namespace lowkey {
 namespace {
 
 LayerRecipe layer_of(CandidateMode mode, int32_t k_bits, int32_t v_bits, int32_t group_size,
-                     int32_t residual_length) {
+                     int32_t value_group_size, int32_t residual_length) {
   LayerRecipe layer;
   layer.k.bits = k_bits;
   layer.v.bits = v_bits;
   if (mode == CandidateMode::kKivi && layer.k.packed()) layer.k.axis = QuantAxis::kPerChannel;
   if (layer.k.packed()) layer.k.group_size = group_size;
-  if (layer.v.packed()) layer.v.group_size = group_size;
+  if (layer.v.packed()) layer.v.group_size = value_group_size;
   if (layer.k.packed() || layer.v.packed()) layer.residual_length = residual_length;
   return layer;
 }
@@ -80,10 +80,12 @@ std::vector<LayerCandidate> make_candidates(const CandidateSpace& space) {
     const auto groups = or_default<int32_t>(space.group_sizes, kivi ? 32 : kGroupIsHeadDim);
     const auto residuals = or_default<int32_t>(space.residual_lengths, kivi ? 32 : 0);
     for (int32_t group : groups) {
-      for (int32_t residual : residuals) {
-        for (int32_t k_bits : space.bits) {
-          for (int32_t v_bits : space.bits) {
-            add_unique(candidates, layer_of(mode, k_bits, v_bits, group, residual));
+      for (int32_t value_group : or_default(space.value_group_sizes, group)) {
+        for (int32_t residual : residuals) {
+          for (int32_t k_bits : space.bits) {
+            for (int32_t v_bits : space.bits) {
+              add_unique(candidates, layer_of(mode, k_bits, v_bits, group, value_group, residual));
+            }
           }
         }
       }

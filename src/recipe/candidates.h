@@ -31,9 +31,10 @@ enum class CandidateMode : uint8_t { kKivi, kPerToken };
 
 struct CandidateSpace {
   std::vector<CandidateMode> modes = {CandidateMode::kKivi};
-  std::vector<int32_t> bits = {8, 4, 2};  // of keys and of values: every pair
-  std::vector<int32_t> group_sizes;       // none: the mode's own
-  std::vector<int32_t> residual_lengths;  // none: the mode's own (KIVI 32, per token 0)
+  std::vector<int32_t> bits = {8, 4, 2};        // of keys and of values: every pair
+  std::vector<int32_t> group_sizes = {};        // none: the mode's own
+  std::vector<int32_t> value_group_sizes = {};  // none: as keys
+  std::vector<int32_t> residual_lengths = {};   // none: the mode's own (KIVI 32, per token 0)
 };
 
 // The product of all that, most bits first, without repeats (16/16 has no group and no window).

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <utility>
 
 #include "core/error.h"
 
@@ -20,16 +21,18 @@ struct ShortLayer {
   bool kivi = false;
   int32_t k_bits = 16;
   int32_t v_bits = 16;
-  std::optional<int32_t> group;  // kGroupIsHeadDim for "ghead"
+  std::optional<int32_t> group;        // kGroupIsHeadDim for "ghead"
+  std::optional<int32_t> value_group;  // of values, where it is not `group`
   std::optional<int32_t> residual;
   bool block = false;
 };
 
-SideRecipe expand_side(const ShortLayer& text, int32_t bits, QuantAxis axis) {
+SideRecipe expand_side(const ShortLayer& text, int32_t bits, QuantAxis axis,
+                       const std::optional<int32_t>& group) {
   SideRecipe side{.bits = bits};
   if (!side.packed()) return side;  // axis and group mean nothing: keep the defaults
   side.axis = axis;
-  side.group_size = text.group.value_or(text.kivi ? kKiviGroup : kGroupIsHeadDim);
+  side.group_size = group.value_or(text.kivi ? kKiviGroup : kGroupIsHeadDim);
   return side;
 }
 
@@ -37,8 +40,11 @@ SideRecipe expand_side(const ShortLayer& text, int32_t bits, QuantAxis axis) {
 std::string_view expand(const ShortLayer& text, LayerRecipe& layer) {
   const QuantAxis key_axis = text.kivi ? QuantAxis::kPerChannel : QuantAxis::kPerToken;
   layer = LayerRecipe{};
-  layer.k = expand_side(text, text.k_bits, key_axis);
-  layer.v = expand_side(text, text.v_bits, QuantAxis::kPerToken);
+  layer.k = expand_side(text, text.k_bits, key_axis, text.group);
+  layer.v = expand_side(text, text.v_bits, QuantAxis::kPerToken,
+                        text.value_group ? text.value_group : text.group);
+  if (text.value_group && (!layer.k.packed() || !layer.v.packed()))
+    return "two groups, of keys and of values, where one of them is not packed";
   if (!layer.k.packed() && !layer.v.packed()) {
     if (text.kivi || text.group || text.residual || text.block)
       return "16 and 32 bits are stored as they are: they take no kivi- and no options";
@@ -60,9 +66,11 @@ std::string print(const ShortLayer& text) {
   std::string out = text.kivi ? "kivi-" : "";
   out += fmt::format("{}", text.k_bits);
   if (text.v_bits != text.k_bits) out += fmt::format("/{}", text.v_bits);
-  if (text.group) {
-    out += *text.group == kGroupIsHeadDim ? ":ghead" : fmt::format(":g{}", *text.group);
-  }
+  const auto group = [](int32_t size) {
+    return size == kGroupIsHeadDim ? std::string("head") : fmt::format("{}", size);
+  };
+  if (text.group) out += ":g" + group(*text.group);
+  if (text.value_group) out += "/" + group(*text.value_group);
   if (text.residual) out += fmt::format(":r{}", *text.residual);
   if (text.block) out += ":block";
   return out;
@@ -79,16 +87,21 @@ std::optional<std::string> print_layer(const LayerRecipe& layer) {
     return std::nullopt;
   }
   std::optional<std::string> shortest;
-  const std::array<std::optional<int32_t>, 3> groups = {std::nullopt, layer.k.group_size,
-                                                        layer.v.group_size};
+  using Group = std::optional<int32_t>;
+  const std::array<std::pair<Group, Group>, 4> groups = {
+      {{std::nullopt, std::nullopt},
+       {layer.k.group_size, std::nullopt},
+       {layer.v.group_size, std::nullopt},
+       {layer.k.group_size, layer.v.group_size}}};
   const std::array<std::optional<int32_t>, 2> residuals = {std::nullopt, layer.residual_length};
   for (const bool kivi : {false, true}) {
-    for (const auto& group : groups) {
+    for (const auto& [group, value_group] : groups) {
       for (const auto& residual : residuals) {
         const ShortLayer text{.kivi = kivi,
                               .k_bits = layer.k.bits,
                               .v_bits = layer.v.bits,
                               .group = group,
+                              .value_group = value_group,
                               .residual = residual,
                               .block = layer.window == WindowRule::kBlock};
         LayerRecipe meaning;
@@ -246,11 +259,10 @@ class Parser {
       layer.block = true;
     } else if (text.substr(0, 1) == "g") {
       if (layer.group) error(text, "the group is given twice");
-      const auto group =
-          text == "ghead" ? kGroupIsHeadDim : parse_number(text.substr(1), kMaxGroup);
-      if (!group || (*group == 0 && text != "ghead"))
-        error(text, fmt::format("a group is gN, N from 1 to {}, or ghead", kMaxGroup));
-      layer.group = group;
+      const std::string_view sizes = text.substr(1);
+      const size_t slash = sizes.find('/');
+      layer.group = parse_group(text, sizes.substr(0, slash));
+      if (slash != sizes.npos) layer.value_group = parse_group(text, sizes.substr(slash + 1));
     } else if (text.substr(0, 1) == "r") {
       if (layer.residual) error(text, "the window is given twice");
       layer.residual = parse_number(text.substr(1), kMaxResidualLength);
@@ -263,6 +275,14 @@ class Parser {
             "options are gN or ghead (group), rN (window), block; keys and values of "
             "different bits are written 8/4");
     }
+  }
+
+  int32_t parse_group(std::string_view option, std::string_view size) const {
+    if (size == "head") return kGroupIsHeadDim;
+    const auto group = parse_number(size, kMaxGroup);
+    if (!group || *group == 0)
+      error(option, fmt::format("a group is gN, N from 1 to {}, or ghead", kMaxGroup));
+    return *group;
   }
 
   std::string_view text_;

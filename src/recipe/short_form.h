@@ -5,7 +5,7 @@
 //   recipe = layer | rule {"," rule}, then ["+i" N]
 //   rule   = ("*" | N | N "-" N) "=" layer
 //   layer  = ["kivi-"] bits ["/" bits] {":" option}      keys first, then values
-//   option = "g" N | "ghead" | "r" N | "block"
+//   option = "g" size ["/" size] | "r" N | "block"      size = N | "head"; keys first
 #include <optional>
 #include <string>
 #include <string_view>

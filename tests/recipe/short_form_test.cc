@@ -56,7 +56,10 @@ INSTANTIATE_TEST_SUITE_P(
                             layer(per_channel(4, 32), per_token(2, 32), 32, WindowRule::kBlock)},
                     Meaning{"kivi-16/2", layer(kF16, per_token(2, 32), 128)},
                     Meaning{"kivi-16/2:ghead:r0", layer(kF16, per_token(2, 0), 0)},
-                    Meaning{"kivi-2/16", layer(per_channel(2, 32), kF16, 128)}));
+                    Meaning{"kivi-2/16", layer(per_channel(2, 32), kF16, 128)},
+                    Meaning{"kivi-4/2:g32/64:r32", layer(per_channel(4, 32), per_token(2, 64), 32)},
+                    Meaning{"kivi-3:g64/head:r64", layer(per_channel(3, 64), per_token(3, 0), 64)},
+                    Meaning{"8/4:ghead/16", layer(per_token(8, 0), per_token(4, 16), 0)}));
 
 TEST(ShortForm, LayersAndPrefix) {
   const KvRecipe recipe = parse_recipe("0-1=16,7=8/4,*=kivi-4/2:r32+i3");
@@ -152,6 +155,10 @@ INSTANTIATE_TEST_SUITE_P(
         Wrong{"4::g64",
               "'4::g64', column 3, at ':g64': options are gN or ghead (group), rN "
               "(window), block; keys and values of different bits are written 8/4"},
+        Wrong{"4:g32/", "'4:g32/', column 3, at 'g32/': a group is gN, N from 1 to 1024, or ghead"},
+        Wrong{"4/16:g32/64",
+              "'4/16:g32/64', column 1, at '4/16:g32/64': two groups, of keys and of values, where "
+              "one of them is not packed"},
         Wrong{"4:g", "'4:g', column 3, at 'g': a group is gN, N from 1 to 1024, or ghead"},
         Wrong{"4:g0", "'4:g0', column 3, at 'g0': a group is gN, N from 1 to 1024, or ghead"},
         Wrong{"4:g32:g64", "'4:g32:g64', column 7, at 'g64': the group is given twice"},
@@ -241,7 +248,6 @@ TEST(ShortForm, WhatTheGrammarCannotSay) {
   EXPECT_TRUE(cannot_say([](KvRecipe& r) { r.calibration.emplace(); }));
   EXPECT_TRUE(cannot_say([](KvRecipe& r) { r.intact_prefix = -1; }));
   EXPECT_TRUE(cannot_say([](KvRecipe& r) { r.rules[0].layer.residual_length = -1; }));
-  EXPECT_TRUE(cannot_say([](KvRecipe& r) { r.rules[0].layer.k.group_size = 64; }));
   EXPECT_TRUE(cannot_say([](KvRecipe& r) { r.rules[0].layer.k.bits = 5; }));
   EXPECT_TRUE(cannot_say([](KvRecipe& r) { r.rules[0].layer.v.axis = QuantAxis::kPerChannel; }));
   EXPECT_TRUE(cannot_say([](KvRecipe& r) { r.rules[0].layer.v.quantizer = Quantizer::kLog; }));
