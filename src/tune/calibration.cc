@@ -111,6 +111,15 @@ Conversation answer(Engine& engine, const Script& script, int64_t max_tokens, ui
   options.sampling = {.temperature = 0.7, .top_k = 40, .top_p = 0.95, .min_p = 0.05, .seed = seed};
   options.max_tokens = script.max_answer_tokens;
   if (!engine.has_chat_template()) options.stop = {"\nQuestion:", "\n\n\n"};
+  if (script.kind == ScriptKind::kProse) {
+    // As varied as the model's own distribution: chats are tamer than text.
+    options.sampling = {.temperature = 1, .top_k = 0, .top_p = 1, .min_p = 0.02, .seed = seed};
+    report(progress, "writing " + script.name, 0, 1);
+    const std::string& opening = script.user_turns[0];
+    const GenerateResult result = session.generate(engine.encode_text(opening), options, {});
+    conversation.messages = {{kPlainText, opening + result.text}};
+    return conversation;
+  }
   const auto turns = std::ssize(script.user_turns);
   for (int64_t turn = 0; turn < turns; ++turn) {
     report(progress, "answering " + script.name, turn, turns);
@@ -178,7 +187,7 @@ bool SetFiller::full() const {
 
 void SetFiller::add(Document document) {
   if (document.scored.empty()) return;
-  const bool heldout = added_++ % (2 * kScriptKinds) >= kScriptKinds;
+  const bool heldout = added_++ % (2 * kScriptCycle) >= kScriptCycle;
   if (counts_[heldout] >= tokens_) return;
   for (const TokenRange& range : document.scored) counts_[heldout] += range.last - range.first;
   (heldout ? sets_.heldout : sets_.calibration).push_back(std::move(document));
@@ -188,7 +197,7 @@ CalibrationSets SetFiller::take() {
   if (sets_.calibration.empty() || sets_.heldout.empty()) {
     fail(ErrorCode::kInvalidArgument,
          "{} documents are too few: the first {} calibrate, those after them are held out", added_,
-         kScriptKinds);
+         kScriptCycle);
   }
   return std::move(sets_);
 }

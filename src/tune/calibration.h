@@ -36,9 +36,9 @@ struct ChatFile {
 };
 ChatFile read_chats(const std::filesystem::path& path);
 
-// The model's own answers, from a 16-bit cache, sampled at a temperature of 0.7: greedy ones of
-// small models repeat themselves. The same seed and model give the same answers. Conversations end
-// early where the next turn might not fit `max_tokens`.
+// The model's own answers (of prose: its continuation), from a 16-bit cache, sampled at a
+// temperature of 0.7 (of 1): greedy ones of small models repeat themselves. The same seed and model
+// give the same answers. Conversations end early where the next turn might not fit `max_tokens`.
 Conversation answer(Engine& engine, const Script& script, int64_t max_tokens, uint64_t seed,
                     const ProgressFn& progress);
 

@@ -40,7 +40,7 @@ Script arithmetic(SplitMix64& rng) {
   const auto& [goods, container] = pick(kGoods, rng);
   const int each = between(6, 24, rng), containers = between(3, 9, rng);
   const int given = between(5, 20, rng), price = between(2, 9, rng);
-  Script script{.kind = ScriptKind::kArithmetic, .max_answer_tokens = 140};
+  Script script{.kind = ScriptKind::kArithmetic, .max_answer_tokens = 110};
   script.user_turns = {
       fmt::format("{} has {} {}s with {} {} in each. {} gives {} {} away. How many {} are left? "
                   "Write every step on a line of its own and end with the result.",
@@ -94,7 +94,7 @@ Script dialogue(int32_t number, SplitMix64& rng) {
       "What did you leave out? Add it.",
       "Somebody disagrees with you. What would they say?",
   };
-  Script script{.kind = ScriptKind::kDialogue, .max_answer_tokens = 150};
+  Script script{.kind = ScriptKind::kDialogue, .max_answer_tokens = 110};
   script.user_turns = {
       fmt::format("Explain {} to {}, in a short paragraph.", subject, pick(kReaders, rng)),
       std::string(pick(kSecond, rng)),
@@ -104,31 +104,34 @@ Script dialogue(int32_t number, SplitMix64& rng) {
   return script;
 }
 
-Script article(SplitMix64& rng) {
-  constexpr std::array<std::string_view, 16> kThings = {"a river and the towns along it",
-                                                        "a bird that crosses oceans",
-                                                        "a composer of the nineteenth century",
-                                                        "a battle and what came of it",
-                                                        "an island and its people",
-                                                        "a machine that changed farming",
-                                                        "a mountain railway",
-                                                        "a disease and its cure",
-                                                        "a queen and her reign",
-                                                        "a comet",
-                                                        "a kind of cheese",
-                                                        "a football club and its seasons",
-                                                        "a lighthouse",
-                                                        "a family of languages",
-                                                        "a novel and how it was received",
-                                                        "a warship"};
-  Script script{.kind = ScriptKind::kArticle, .max_answer_tokens = 260};
-  script.user_turns = {
-      fmt::format(
-          "Write an encyclopedia article about {}, with names, places and years. Begin with "
-          "the year {}.",
-          pick(kThings, rng), between(1480, 1990, rng)),
-      "Continue the article with two more sections.",
-  };
+Script prose(SplitMix64& rng) {
+  constexpr std::array<std::string_view, 24> kOpenings = {
+      "The river rises in the hills north of the old town and",
+      "In the spring of the following year, the company announced that",
+      "She had not seen the house since she was a child, and",
+      "The species was first described by a naturalist who",
+      "After the battle, the surviving ships were",
+      "The album was recorded in three weeks and released in",
+      "To repair a leaking tap, first turn off the water and",
+      "The city council voted last night to",
+      "Although the method is simple, its results depend on",
+      "The bridge was built between",
+      "He was born the second of five children to",
+      "Scientists have long known that the surface of the planet",
+      "The season began badly for the club, which",
+      "In mathematics, a sequence is said to converge when",
+      "The recipe has hardly changed since",
+      "When the train finally stopped, the passengers",
+      "The law, which came into force in",
+      "Critics praised the novel for its",
+      "The storm formed over the warm waters of",
+      "Most of the islands are uninhabited, but",
+      "The first version of the program could only",
+      "According to the legend, the king",
+      "Farmers in the valley have grown",
+      "The painting shows a woman who"};
+  Script script{.kind = ScriptKind::kProse, .max_answer_tokens = 400};
+  script.user_turns = {std::string(pick(kOpenings, rng))};
   return script;
 }
 
@@ -167,7 +170,7 @@ const char* script_kind_name(ScriptKind kind) {
     case ScriptKind::kArithmetic: return "arithmetic";
     case ScriptKind::kDialogue: return "dialogue";
     case ScriptKind::kRetrieval: return "retrieval";
-    case ScriptKind::kArticle: return "article";
+    case ScriptKind::kProse: return "prose";
   }
   return "unknown";
 }
@@ -176,15 +179,18 @@ std::vector<Script> calibration_scripts(uint64_t seed, int32_t count) {
   SplitMix64 rng(seed);
   std::vector<Script> scripts;
   for (int32_t i = 0; i < count; ++i) {
-    const int32_t number = i / kScriptKinds;
+    constexpr std::array<ScriptKind, kScriptCycle> kOrder = {
+        ScriptKind::kProse,    ScriptKind::kArithmetic, ScriptKind::kProse,
+        ScriptKind::kDialogue, ScriptKind::kProse,      ScriptKind::kRetrieval};
+    const int32_t number = i / kScriptCycle;
     Script script;
-    switch (static_cast<ScriptKind>(i % kScriptKinds)) {
+    switch (kOrder[static_cast<size_t>(i % kScriptCycle)]) {
       case ScriptKind::kArithmetic: script = arithmetic(rng); break;
       case ScriptKind::kDialogue: script = dialogue(number, rng); break;
       case ScriptKind::kRetrieval: script = retrieval(rng); break;
-      case ScriptKind::kArticle: script = article(rng); break;
+      case ScriptKind::kProse: script = prose(rng); break;
     }
-    script.name = fmt::format("{} {}", script_kind_name(script.kind), number + 1);
+    script.name = fmt::format("{} {}", script_kind_name(script.kind), i + 1);
     scripts.push_back(std::move(script));
   }
   return scripts;

@@ -118,7 +118,7 @@ TEST_F(CalibrationTest, SetsShareNothing) {
   ASSERT_EQ(filled.calibration.size(), 3u);  // 40 scored tokens each
   ASSERT_EQ(filled.heldout.size(), 3u);
   EXPECT_EQ(filled.calibration[2].name, "d2");
-  EXPECT_EQ(filled.heldout[0].name, "d4");
+  EXPECT_EQ(filled.heldout[0].name, "d6");
   SetFiller empty(10);
   empty.add({"d", {1, 2}, {{1, 2}}});
   EXPECT_THROW(empty.take(), Error);

@@ -16,13 +16,13 @@ TEST(CalibrationScripts, AreTheSameForASeedAndNoTwoAlike) {
   for (size_t i = 0; i < a.size(); ++i) {
     EXPECT_EQ(a[i].user_turns, b[i].user_turns);
     same_as_other += a[i].user_turns == other[i].user_turns;
-    EXPECT_TRUE(seen.insert(a[i].user_turns).second || a[i].kind == ScriptKind::kDialogue)
-        << a[i].name;
-    EXPECT_EQ(a[i].kind, static_cast<ScriptKind>(i % kScriptKinds));
-    EXPECT_GE(a[i].user_turns.size(), 2u);
+    const bool may_repeat = a[i].kind == ScriptKind::kDialogue || a[i].kind == ScriptKind::kProse;
+    EXPECT_TRUE(seen.insert(a[i].user_turns).second || may_repeat) << a[i].name;
+    EXPECT_EQ(a[i].kind, a[i % kScriptCycle].kind);
+    EXPECT_GE(a[i].user_turns.size(), a[i].kind == ScriptKind::kProse ? 1u : 2u);
     EXPECT_GT(a[i].max_answer_tokens, 0);
   }
-  EXPECT_LT(same_as_other, 20);
+  EXPECT_LT(same_as_other, 40);
 }
 
 TEST(CalibrationScripts, RetrievalAsksForWhatIsInTheList) {
