@@ -21,7 +21,7 @@ Examples:
   lowkey run model.gguf --kv tuned/front.json@3.25
 )";
 
-auto one_of(std::vector<std::string> words) {
+auto one_of(const std::vector<std::string>& words) {
   return [words](const std::string& text) -> std::optional<std::string> {
     for (const std::string& word : words) {
       if (text == word) return word;

@@ -38,7 +38,7 @@ class Evaluator {
     Evaluation evaluation;
     evaluation.windows = num_windows;
     for (Arm& arm : arms_) {
-      arm.result.summary = summarize(std::move(arm.scores));
+      arm.result.summary = summarize(arm.scores);
       evaluation.scored_tokens = arm.result.summary.positions;
     }
     evaluation.reference = std::move(arms_[0].result);

@@ -155,7 +155,7 @@ PositionScore ReferencePrediction::compare(std::span<const float> logits, int32_
   return score;
 }
 
-Summary summarize(std::vector<PositionScore> scores) {
+Summary summarize(const std::vector<PositionScore>& scores) {
   Summary summary;
   summary.positions = static_cast<int64_t>(scores.size());
   if (scores.empty()) return summary;

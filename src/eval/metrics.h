@@ -39,6 +39,6 @@ struct Summary {
   double top1_agreement = 0;  // share of positions, 0..1
   int64_t positions = 0;
 };
-Summary summarize(std::vector<PositionScore> scores);
+Summary summarize(const std::vector<PositionScore>& scores);
 
 }  // namespace lowkey

@@ -17,7 +17,8 @@ const T& pick(const std::array<T, N>& list, SplitMix64& rng) {
 }
 
 int between(int least, int most, SplitMix64& rng) {
-  return least + static_cast<int>(rng.below(static_cast<uint64_t>(most - least + 1)));
+  const auto choices = static_cast<uint64_t>(most - least) + 1;
+  return least + static_cast<int>(rng.below(choices));
 }
 
 constexpr std::array<std::string_view, 12> kPeople = {

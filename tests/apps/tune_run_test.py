@@ -139,7 +139,12 @@ def free_port() -> int:
 
 
 def check_crew(case: Case, whole: dict[str, bytes]) -> None:
-    crew = {"WORLD_SIZE": "3", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "LOWKEY_LOST_AFTER_MS": "800"}
+    crew = {
+        "WORLD_SIZE": "3",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(free_port()),
+        "LOWKEY_LOST_AFTER_MS": "800",
+    }
     processes = [case.start("crew", RANK=str(rank), **crew) for rank in range(3)]
     # One of them is killed in the middle of its work.
     total = case.records("whole")
