@@ -55,15 +55,9 @@ std::vector<Document> cut(const std::string& text, const Engine& engine,
          tokens.size(), options.ctx);
   }
   const TokenizerSpec& spec = engine.tokenizer().spec();
-  std::vector<Document> documents;
-  for (int64_t i = 0; i < chunks; ++i) {
-    Document document;
-    document.name = fmt::format("{} chunk {}", name, i + 1);
-    document.tokens.assign(tokens.begin() + i * options.ctx,
-                           tokens.begin() + (i + 1) * options.ctx);
+  std::vector<Document> documents = window_documents(tokens, options.ctx, chunks, name + " chunk");
+  for (Document& document : documents) {
     if (spec.add_bos) document.tokens[0] = spec.bos;
-    document.scored = {{1, options.ctx}};
-    documents.push_back(std::move(document));
   }
   return documents;
 }

@@ -52,7 +52,6 @@ class CrewLeader : public JobRunner {
   bool take_job(std::vector<Pending>& pending);
   void check_workers();
   bool is_lost(const Pending& job);
-  Measurement measure(const Job& job);
 
   KeyStore& store_;
   const CrewOptions options_;
