@@ -224,9 +224,7 @@ std::vector<Document> documents_from(const nlohmann::json& list) {
 
 TuneSetSize size_of(const std::vector<Document>& documents) {
   TuneSetSize size{std::ssize(documents), 0};
-  for (const Document& document : documents) {
-    for (const TokenRange& range : document.scored) size.scored_tokens += range.last - range.first;
-  }
+  for (const Document& document : documents) size.scored_tokens += document.num_scored();
   return size;
 }
 
@@ -428,6 +426,7 @@ int tune_verb(const TuneVerbOptions& flags) {
   outcome.result.front.model = front_model_name(flags.model);
   outcome.result.front.num_layers = outcome.shape.num_layers;
   outcome.result.front.model_sha256 = sha256;
+  outcome.result.front.data_sha256 = tune::documents_sha256(sets);
   outcome.result.front.command = fmt::format("lowkey tune {}", flags.command);
   outcome.model_argument = flags.model;
   outcome.engine = describe_kernels(engine);

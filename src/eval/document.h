@@ -18,6 +18,11 @@ struct Document {
   // Whose predictions count: targets, so token i is predicted by the model after tokens [0, i).
   // Ascending, disjoint, within [1, tokens). In a chat: what the assistant says.
   std::vector<TokenRange> scored;
+  int64_t num_scored() const {
+    int64_t count = 0;
+    for (const TokenRange& range : scored) count += range.last - range.first;
+    return count;
+  }
   friend bool operator==(const Document&, const Document&) = default;
 };
 

@@ -70,7 +70,7 @@ struct Scorer::Impl {
     for (const Document& document : documents) {
       check(document, config);
       tokens += std::ssize(document.tokens);
-      for (const TokenRange& range : document.scored) scored += range.last - range.first;
+      scored += document.num_scored();
     }
     int64_t budget = options.keep_bytes;
     const int64_t residual_bytes =

@@ -77,11 +77,12 @@ Front read_front_node(const JsonNode& node) {
     fail(ErrorCode::kUnsupported, "{}: front version {}; this program reads version {}",
          node.source(), version, kVersion);
   }
-  node.expect_fields({"lowkey_front", "model", "model_sha256", "command", "num_layers", "ctx",
-                      "points", "references"});
+  node.expect_fields({"lowkey_front", "model", "model_sha256", "data_sha256", "command",
+                      "num_layers", "ctx", "points", "references"});
   Front front;
   front.model = node["model"].text();
   if (node.has("model_sha256")) front.model_sha256 = node["model_sha256"].sha256();
+  if (node.has("data_sha256")) front.data_sha256 = node["data_sha256"].sha256();
   if (node.has("command")) front.command = node["command"].text();
   if (node.has("num_layers")) front.num_layers = node["num_layers"].integer(1, kMaxLayers);
   front.ctx = node["ctx"].integer(1, static_cast<int32_t>(kMaxTokens));
@@ -128,6 +129,7 @@ std::string front_to_json(const Front& front) {
   json["lowkey_front"] = kVersion;
   json["model"] = front.model;
   if (!front.model_sha256.empty()) json["model_sha256"] = front.model_sha256;
+  if (!front.data_sha256.empty()) json["data_sha256"] = front.data_sha256;
   if (!front.command.empty()) json["command"] = front.command;
   if (front.num_layers != 0) json["num_layers"] = front.num_layers;
   json["ctx"] = front.ctx;
@@ -174,7 +176,7 @@ KvRecipe recipe_of(const FrontPoint& point, const Front& front) {
   KvRecipe recipe = parse_point_recipe(point.recipe);
   if (recipe.provenance == Provenance{}) {
     recipe.provenance = {.model_sha256 = front.model_sha256,
-                         .data_sha256 = {},
+                         .data_sha256 = front.data_sha256,
                          .command = front.command,
                          .metrics = {}};
     for (const NumberField& field : kNumbers) {

@@ -36,6 +36,7 @@ struct FrontPoint {
 struct Front {
   std::string model;         // its file's or folder's name
   std::string model_sha256;  // of its weights and config
+  std::string data_sha256;   // of the texts it was measured on
   std::string command;
   int32_t num_layers = 0;              // the model's; 0: not said
   int64_t ctx = 0;                     // at which stored_bits and bytes_per_token are

@@ -189,7 +189,7 @@ void SetFiller::add(Document document) {
   if (document.scored.empty()) return;
   const bool heldout = added_++ % (2 * kScriptCycle) >= kScriptCycle;
   if (counts_[heldout] >= tokens_) return;
-  for (const TokenRange& range : document.scored) counts_[heldout] += range.last - range.first;
+  counts_[heldout] += document.num_scored();
   (heldout ? sets_.heldout : sets_.calibration).push_back(std::move(document));
 }
 

@@ -31,6 +31,7 @@ Front front_of_four() {
   Front front;
   front.model = "m.gguf";
   front.model_sha256 = std::string(64, 'b');
+  front.data_sha256 = std::string(64, 'd');
   front.command = "lowkey tune m.gguf";
   front.num_layers = 3;
   front.ctx = 1024;
@@ -78,6 +79,7 @@ TEST(FrontJson, IsWrittenInTheHeadersOrder) {
   for (const char* field : {"lowkey_front",
                             "model",
                             "model_sha256",
+                            "data_sha256",
                             "command",
                             "num_layers",
                             "ctx",
@@ -142,7 +144,7 @@ INSTANTIATE_TEST_SUITE_P(
               "invalid_argument: f.json: ctx: 0 is out of range: 1 to 268435456"},
         Wrong{"\"points\": [", "\"points\": [], \"more\": [",
               "invalid_argument: f.json: more: unknown field; known: lowkey_front, model, "
-              "model_sha256, command, num_layers, ctx, points, references"},
+              "model_sha256, data_sha256, command, num_layers, ctx, points, references"},
         Wrong{"\"kl_ci\": 0.0,", "", "invalid_argument: f.json: points[0].kl_ci: missing"},
         Wrong{"\"kl_ci\": 0.0,", "\"kl_ci\": -1,",
               "invalid_argument: f.json: points[0].kl_ci: -1 is out of range: at least 0"},
@@ -226,6 +228,7 @@ TEST_F(FrontFile, IsARecipeSource) {
   EXPECT_EQ(recipe.name, "front@3.23");
   EXPECT_EQ(recipe.provenance.command, "lowkey tune m.gguf");
   EXPECT_EQ(recipe.provenance.model_sha256, std::string(64, 'b'));
+  EXPECT_EQ(recipe.provenance.data_sha256, std::string(64, 'd'));
   EXPECT_EQ(recipe.provenance.metrics.at("kl_heldout"), 0.011);
   EXPECT_EQ(name_of("100"), "front@8.00");
   EXPECT_EQ(name_of("4"), "front@4.00");

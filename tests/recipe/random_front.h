@@ -15,6 +15,7 @@ class RandomFront {
     Front front;
     front.model = "model \"é\".gguf";
     if (rng_.below(2) == 0) front.model_sha256 = recipes_.provenance().model_sha256;
+    if (rng_.below(2) == 0) front.data_sha256 = recipes_.provenance().data_sha256;
     if (rng_.below(2) == 0) front.command = "lowkey tune m\n--text \\t";
     if (rng_.below(2) == 0) front.num_layers = 1 + static_cast<int32_t>(rng_.below(kMaxLayers));
     front.ctx = 1 + static_cast<int64_t>(rng_.below(kMaxTokens));
