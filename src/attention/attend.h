@@ -45,6 +45,10 @@ struct AttendArgs {
   std::span<const AttendItem> items;
   int32_t num_qo_heads = 0;
   float scale = 0.0f;  // usually 1 / sqrt(head_dim)
+  // Scores s = scale * q . k become cap * tanh(s / cap); 0: they do not.
+  float softcap = 0.0f;
+  // ALiBi: [num_qo_heads] or empty; s += slope * (key's position - query's).
+  std::span<const float> alibi_slopes = {};
   AttendPrecision precision = AttendPrecision::kF32;
   DecodeDots decode_dots = DecodeDots::kTwoPass;
 };

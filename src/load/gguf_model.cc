@@ -1,5 +1,6 @@
 // A GGUF file as a model: metadata under llama.cpp's keys, tensors under its names.
 #include <algorithm>
+#include <cmath>
 
 #include "core/error.h"
 #include "load/model_config.h"
@@ -39,6 +40,8 @@ class GgufModelReader {
     config.attn_out_bias = file_.find_tensor("blk.0.attn_output.bias") != nullptr;
     config.mlp_bias = file_.find_tensor("blk.0.ffn_gate.bias") != nullptr;
     config.rope = rope(config.head_dim);
+    config.layers.resize(static_cast<size_t>(config.num_layers));
+    config.attention_scale = 1.0 / std::sqrt(config.head_dim);
     validate_config(config, source_);
     return config;
   }

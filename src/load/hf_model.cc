@@ -1,6 +1,7 @@
 // A Hugging Face folder as a model: config.json, safetensors whole or in shards,
 // generation_config.json, the tokenizer's files.
 #include <algorithm>
+#include <cmath>
 
 #include "core/error.h"
 #include "core/files.h"
@@ -46,6 +47,8 @@ class HfConfigReader {
     config.attn_out_bias = config.qkv_bias;
     config.mlp_bias = !mistral && json_.get_bool("mlp_bias").value_or(false);
     config.rope = rope(config.head_dim);
+    config.layers.resize(static_cast<size_t>(config.num_layers));
+    config.attention_scale = 1.0 / std::sqrt(config.head_dim);
     validate_config(config, json_.source_name());
     return config;
   }

@@ -16,24 +16,44 @@
 
 namespace lowkey {
 
-enum class RopeScaling : uint8_t { kNone, kLinear, kLlama3 };
+enum class RopeScaling : uint8_t { kNone, kLinear, kLlama3, kYarn };
 
 struct RopeConfig {
   double base = 10000.0;
   int32_t dim = 0;  // rotated channels of each head (head_dim unless partial)
   RopeScaling scaling = RopeScaling::kNone;
-  double factor = 1.0;            // linear, llama3
+  double factor = 1.0;            // linear, llama3, yarn
   double low_freq_factor = 1.0;   // llama3
   double high_freq_factor = 4.0;  // llama3
-  int64_t original_context = 0;   // llama3
+  int64_t original_context = 0;   // llama3, yarn
+  double beta_fast = 32.0;        // yarn
+  double beta_slow = 1.0;         // yarn
+  // cos and sin are multiplied by it (yarn, longrope), so scores by its square.
+  double attention_factor = 1.0;
   // GGUF's rope_freqs.weight: divisors per frequency, [dim / 2]. Empty if absent. Overrides
   // `scaling`.
   std::vector<float> freq_divisors;
 };
 
-// Names as Hugging Face's, converted once here.
+enum class NormKind : uint8_t { kRms, kLayer };
+enum class Activation : uint8_t { kSilu, kGelu, kGeluTanh, kRelu };
+// Not at all (NoPE), as ModelConfig::rope says, or as local_rope does.
+enum class RopeUse : uint8_t { kNone, kMain, kLocal };
+
+// What one decoder layer does otherwise than its neighbours.
+struct LayerConfig {
+  int32_t window = 0;  // tokens it sees, the newest included; 0: all
+  RopeUse rope = RopeUse::kMain;
+  bool experts = false;  // its MLP is a mixture: ModelConfig::num_experts of them, routed
+};
+
+// A decoder-only transformer as one description: what families do differently are fields, and a
+// family is how its files fill them. Names as Hugging Face's, converted once here.
+//
+// A sequential layer: x += post_attn_norm(attention(attn_norm(x))), then the same with the MLP and
+// its norms. A parallel one: x += attention(attn_norm(x)) + mlp(mlp_norm(x)).
 struct ModelConfig {
-  std::string architecture;  // "llama"
+  std::string architecture;  // of the family: "llama", "gemma3" (load/families.h)
   std::string name;          // for people
   int32_t num_layers = 0;
   int32_t hidden_size = 0;
@@ -49,6 +69,31 @@ struct ModelConfig {
   bool qkv_bias = false;
   bool attn_out_bias = false;
   bool mlp_bias = false;
+
+  std::vector<LayerConfig> layers;  // [num_layers]
+  RopeConfig local_rope;            // of layers whose rope is kLocal
+
+  NormKind norm = NormKind::kRms;
+  bool norm_bias = false;      // LayerNorm's
+  bool norm_plus_one = false;  // the file holds weights less 1 (Gemma's of Hugging Face)
+  bool post_norms = false;     // what attention and MLP add is normed too (Gemma)
+  bool qk_norm = false;        // RMS norm of each query and key head before RoPE
+  bool parallel = false;       // attention and MLP see the same x (Falcon)
+  bool shared_norm = false;    // of a parallel layer: its mlp_norm is its attn_norm
+  bool gated_mlp = true;       // act(gate(n)) * up(n), else act(up(n))
+  Activation activation = Activation::kSilu;
+  double embedding_scale = 1.0;    // Gemma: sqrt(hidden_size)
+  double attention_scale = 0.0;    // of scores; 1 / sqrt(head_dim) but for Gemma
+  double attention_softcap = 0.0;  // scores become cap * tanh(score / cap); 0: they do not
+  double logit_softcap = 0.0;      // likewise logits
+  bool alibi = false;              // scores get slope(head) * (key position - query position)
+  bool learned_positions = false;  // OPT: a row per position is added to the embedding
+  int32_t position_offset = 0;     // the table's first row for position 0 (OPT: 2)
+
+  int32_t num_experts = 0;
+  int32_t experts_per_token = 0;
+  int32_t expert_intermediate_size = 0;
+  bool normalize_expert_weights = true;  // the chosen experts' weights are made to sum to 1
 };
 
 // Sampling the file's author recommends (generation_config.json); absent where it says nothing.
@@ -77,7 +122,11 @@ class ModelFile {
   // Weights under canonical names; shapes are checked against the configuration when opened:
   //   embed.weight [vocab, hidden]   final_norm.weight [hidden]   head.weight [vocab, hidden]
   //   (absent when tied) layers.N.attn_norm.weight   layers.N.{q,k,v,o}.weight (+ .bias)
-  //   layers.N.mlp_norm.weight layers.N.{gate,up,down}.weight (+ .bias)
+  //   layers.N.mlp_norm.weight layers.N.{gate,up,down}.weight (+ .bias; gate absent unless gated)
+  // and where the configuration says so: positions.weight [max_context + offset, hidden], .bias of
+  // all norms, layers.N.{q_norm,k_norm}.weight [head_dim], layers.N.{post_attn_norm,post_mlp_norm}
+  // .weight, layers.N.router.weight [experts, hidden] and layers.N.experts.E.{gate,up,down}.weight
+  // in place of the layer's MLP. Parts of a fused matrix are views of its rows.
   // Throws Error kNotFound naming the model and the name if absent.
   const TensorView& tensor(std::string_view canonical) const;
   const TensorView* find_tensor(std::string_view canonical) const;

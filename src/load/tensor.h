@@ -28,7 +28,9 @@ int64_t dtype_block_bytes(DType dtype);
 
 // GGUF stores the Q and K projections of Llama-family models with each head's rows interleaved (0,
 // D/2, 1, D/2+1, ...); everything in lowkey uses Hugging Face's half-split order.
-enum class RowOrder : uint8_t { kAsStored, kInterleavedHeads };
+// kStrided: a part of a matrix whose rows lie in groups (Falcon's fused q, k, v): `group_rows` of
+// every `group_stride` rows.
+enum class RowOrder : uint8_t { kAsStored, kInterleavedHeads, kStrided };
 
 struct TensorView {
   std::string name;  // as in the file
@@ -38,6 +40,7 @@ struct TensorView {
   std::span<const std::byte> data;  // no alignment promised
   RowOrder row_order = RowOrder::kAsStored;
   int64_t head_rows = 0;  // rows per head, when row_order is kInterleavedHeads; even
+  int64_t group_rows = 0, group_stride = 0;  // when row_order is kStrided
 
   int64_t rows() const;  // product of all but the last dimension: 1 for a vector
   int64_t cols() const;  // the last dimension; 1 for a scalar

@@ -102,6 +102,12 @@ struct KvShape {
   int32_t num_layers = 0;
   int32_t num_kv_heads = 0;
   int32_t head_dim = 0;
+  // [num_layers] or empty: how many tokens a layer's queries see, their own included; 0: all.
+  std::vector<int32_t> windows = {};
+
+  int32_t window(int32_t layer) const {
+    return windows.empty() ? 0 : windows[static_cast<size_t>(layer)];
+  }
 };
 
 // A recipe bound to a shape: every layer present, every group size a number, everything validated.
