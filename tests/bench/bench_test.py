@@ -92,9 +92,14 @@ def quality(lowkey: str, write_model: str) -> None:
         model, text, front = str(folder / "tiny.gguf"), folder / "text", folder / "front.json"
         run(write_model, model)
         text.write_text("".join(chr(33 + i * i % 31) for i in range(700)))  # punctuation and digits: no merges
-        front.write_text(json.dumps({"points": [{"code_bits": 3.5, "recipe": "0=4,*=kivi-3:r32"}]}))
+        point = {"code_bits": 3.5, "recipe": "0=4,*=kivi-3:r32", "stored_bits": 5.5, "kl": 0.5}
+        front.write_text(json.dumps({"points": [point]}))
+        # Of two fronts one line: this one stores more and loses more, so it is not shown.
+        worse = folder / "worse.json"
+        worse.write_text(json.dumps({"points": [{**point, "code_bits": 3.9, "stored_bits": 5.9, "kl": 0.6}]}))
         command = [sys.executable, "-m", "quality.bench", "--lowkey", lowkey, "--model", model, "--text", str(text)]
         command += ["--threads", "2", "--ctx", "200", "--kv", "8", "--kv", "kivi-2:r32", "--front", str(front)]
+        command += ["--front", str(worse)]
         stub = [*command, "--peer", str(here / "stub_quality_peer.py"), "--types", "q8_0,q5_1,q4_0"]
 
         rows = rows_of(run(*stub, "--json", "-"), QUALITY_KEYS)
