@@ -234,10 +234,10 @@ TEST(Windows, AWideOneIsNone) {
   }
 }
 
-// A step of a few tokens has the bits each would have alone (where no exact window is added up in
-// parts), also where pages fall behind the layer's window from one query to the next.
+// A step of a few unquantized tokens has the bits each would have alone, also where pages fall
+// behind the window from one query to the next.
 TEST(Windows, DecodingTogetherIsDecodingAlone) {
-  for (const char* recipe : {"16", "4", "32+i3", "8/2:g16+i140"}) {
+  for (const char* recipe : {"16", "32+i3", "16+i140"}) {
     ThreadPool pool(2);
     AttendWorkspace workspace;
     std::vector<float> answers[2];
