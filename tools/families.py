@@ -306,6 +306,7 @@ class FamilyModel:
     def __init__(self, name: str):
         self.name, self.family = name, FAMILIES[name]
         self.seed = 1 + list(FAMILIES).index(name)
+        transformers.utils.logging.disable_progress_bar()
         special = {"bos_token_id": END_OF_TEXT, "eos_token_id": IM_END, "pad_token_id": IM_END}
         config = transformers.AutoConfig.for_model(
             self.family.model_type, vocab_size=VOCAB, **special, **self.family.options
@@ -427,7 +428,6 @@ def golden_name(name: str) -> str:
 def make_all(folder: pathlib.Path, patterns: tuple[str, ...] = ("*",)) -> None:
     torch.set_num_threads(1)  # nothing here is large enough for two
     transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
     for name in FAMILIES:
         if any(fnmatch.fnmatch(name, pattern) for pattern in patterns):
             make(name, folder)
