@@ -61,6 +61,10 @@ const nlohmann::json* JsonFields::find(std::string_view name) const {
   return at == object_->end() || at->is_null() ? nullptr : &*at;
 }
 
+bool JsonFields::mentions(std::string_view name) const {
+  return object_->contains(name);
+}
+
 std::optional<int64_t> JsonFields::get_int(std::string_view name) const {
   const nlohmann::json* value = find(name);
   if (!value) return std::nullopt;

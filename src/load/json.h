@@ -33,6 +33,7 @@ class JsonFields {
   JsonFields(const nlohmann::json& object, std::string source_name, std::string path = "");
 
   bool has(std::string_view name) const { return find(name) != nullptr; }
+  bool mentions(std::string_view name) const;               // even as null
   const nlohmann::json* find(std::string_view name) const;  // nothing: absent or null
   std::optional<int64_t> get_int(std::string_view name) const;
   std::optional<double> get_float(std::string_view name) const;  // integers count

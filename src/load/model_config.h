@@ -19,6 +19,7 @@ inline constexpr int32_t kMaxHidden = 1 << 20;
 inline constexpr int32_t kMaxHeads = 1 << 14;
 inline constexpr int32_t kMaxHeadDim = 1 << 12;
 inline constexpr int32_t kMaxVocab = 1 << 24;
+inline constexpr int32_t kMaxExperts = 1 << 12;
 inline constexpr int32_t kMaxContext = INT32_MAX;
 
 // What no single value shows: that they fit each other. Fills nothing in.

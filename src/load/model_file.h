@@ -86,7 +86,9 @@ struct ModelConfig {
   double attention_scale = 0.0;    // of scores; 1 / sqrt(head_dim) but for Gemma
   double attention_softcap = 0.0;  // scores become cap * tanh(score / cap); 0: they do not
   double logit_softcap = 0.0;      // likewise logits
-  bool alibi = false;              // scores get slope(head) * (key position - query position)
+  // Scores get slope(head) * attention_scale * (key position - query position): Falcon adds ALiBi
+  // before it scales, with slopes rounded to bfloat16.
+  bool alibi = false;
   bool learned_positions = false;  // OPT: a row per position is added to the embedding
   int32_t position_offset = 0;     // the table's first row for position 0 (OPT: 2)
 

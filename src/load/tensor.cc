@@ -245,7 +245,13 @@ int64_t TensorView::row_bytes() const {
 }
 
 int64_t TensorView::stored_row(int64_t row) const {
-  return row_order == RowOrder::kInterleavedHeads ? interleaved(row, head_rows) : row;
+  switch (row_order) {
+    case RowOrder::kAsStored: return row;
+    case RowOrder::kInterleavedHeads: return interleaved(row, head_rows);
+    case RowOrder::kStrided: return row / group_rows * group_stride + row % group_rows;
+  }
+  LOWKEY_CHECK(false, "row order {}", static_cast<int>(row_order));
+  return row;
 }
 
 void dequantize(DType dtype, const std::byte* data, int64_t count, float* out) {
@@ -283,11 +289,13 @@ void dequantize_rows(const TensorView& tensor, int64_t first, int64_t count, flo
       dequantize(tensor.dtype, row_at(tensor.stored_row(first + i)), cols, out + i * cols);
     return;
   }
-  if (count == 0) return;
-  std::vector<float> stored(static_cast<size_t>(cols));
-  dequantize(tensor.dtype, row_at(0), cols, stored.data());
-  for (int64_t i = 0; i < cols; ++i)
-    out[i] = stored[static_cast<size_t>(interleaved(i, tensor.head_rows))];
+  if (count == 0 || cols == 0) return;
+  // Of a strided vector the file holds other parts' elements between the groups.
+  const int64_t spread =
+      tensor.row_order == RowOrder::kStrided ? tensor.stored_row(cols - 1) + 1 : cols;
+  std::vector<float> stored(static_cast<size_t>(spread));
+  dequantize(tensor.dtype, row_at(0), spread, stored.data());
+  for (int64_t i = 0; i < cols; ++i) out[i] = stored[static_cast<size_t>(tensor.stored_row(i))];
 }
 
 }  // namespace lowkey

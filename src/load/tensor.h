@@ -37,7 +37,9 @@ struct TensorView {
   DType dtype = DType::kF32;
   // Row-major, outermost first: [rows, cols] for a matrix. cols % block_elements == 0.
   std::vector<int64_t> shape;
-  std::span<const std::byte> data;  // no alignment promised
+  // No alignment promised. From the first row to the last; of a strided tensor with what lies
+  // between, so that it is more than rows() * row_bytes().
+  std::span<const std::byte> data;
   RowOrder row_order = RowOrder::kAsStored;
   int64_t head_rows = 0;  // rows per head, when row_order is kInterleavedHeads; even
   int64_t group_rows = 0, group_stride = 0;  // when row_order is kStrided
@@ -45,8 +47,8 @@ struct TensorView {
   int64_t rows() const;  // product of all but the last dimension: 1 for a vector
   int64_t cols() const;  // the last dimension; 1 for a scalar
   int64_t row_bytes() const;
-  // The row of the file that holds row `row` of the matrix as lowkey orders it. For matrices: an
-  // interleaved vector (a bias) is put in order by dequantize_rows.
+  // Where in `data`, counted in rows, row `row` of the matrix as lowkey orders it lies; of a vector
+  // (a bias), its element. dequantize_rows puts both in order.
   int64_t stored_row(int64_t row) const;
 };
 

@@ -1,63 +1,92 @@
 #include "load/weight_names.h"
 
+#include <fmt/format.h>
+
 #include <array>
 
 #include "core/error.h"
+#include "load/families.h"
 
 namespace lowkey {
 namespace {
 
-enum class Dim : uint8_t { kNone, kHidden, kFfn, kVocab, kQ, kKv };
-enum class When : uint8_t { kAlways, kUntied, kQkvBias, kOutBias, kMlpBias };
+enum class Dim : uint8_t {
+  kNone,
+  kHidden,
+  kFfn,
+  kVocab,
+  kQ,
+  kKv,
+  kHead,
+  kPositions,
+  kExperts,
+  kExpertFfn
+};
 
-struct NameRow {
-  const char* canonical;
-  const char* gguf;
-  const char* hugging_face;
-  Dim rows, cols;  // a vector has kNone rows
-  When when = When::kAlways;
+struct Present {
+  const ModelConfig& config;
+  bool experts;  // of this layer
+};
+using When = bool (*)(const Present&);
+
+constexpr When kAlways = [](const Present&) { return true; };
+constexpr When kNever = [](const Present&) { return false; };
+constexpr When kNormBias = [](const Present& p) { return p.config.norm_bias; };
+constexpr When kQkvBias = [](const Present& p) { return p.config.qkv_bias; };
+constexpr When kMlpBias = [](const Present& p) { return p.config.mlp_bias; };
+constexpr When kPostNorms = [](const Present& p) { return p.config.post_norms; };
+constexpr When kQkNorm = [](const Present& p) { return p.config.qk_norm; };
+constexpr When kExperts = [](const Present& p) { return p.experts; };
+constexpr When kMlp = [](const Present& p) { return !p.experts; };
+constexpr When kGatedMlp = [](const Present& p) { return !p.experts && p.config.gated_mlp; };
+
+// A weight of every model, of every layer or of every expert, and its bias.
+struct WeightRow {
+  std::string_view canonical;  // as NameRow::canonical
+  Dim rows, cols;              // a vector has kNone rows
+  When when = kAlways;
+  When bias = kNever;
   bool rotated = false;
 };
 
 constexpr std::array kBefore{
-    NameRow{"embed.weight", "token_embd.weight", "model.embed_tokens.weight", Dim::kVocab,
-            Dim::kHidden},
+    WeightRow{"embed", Dim::kVocab, Dim::kHidden},
+    WeightRow{"positions", Dim::kPositions, Dim::kHidden,
+              [](const Present& p) { return p.config.learned_positions; }},
 };
 
-// After "layers.N.", "blk.N." and "model.layers.N.".
 constexpr std::array kLayer{
-    NameRow{"attn_norm.weight", "attn_norm.weight", "input_layernorm.weight", Dim::kNone,
-            Dim::kHidden},
-    NameRow{"q.weight", "attn_q.weight", "self_attn.q_proj.weight", Dim::kQ, Dim::kHidden,
-            When::kAlways, true},
-    NameRow{"q.bias", "attn_q.bias", "self_attn.q_proj.bias", Dim::kNone, Dim::kQ, When::kQkvBias,
-            true},
-    NameRow{"k.weight", "attn_k.weight", "self_attn.k_proj.weight", Dim::kKv, Dim::kHidden,
-            When::kAlways, true},
-    NameRow{"k.bias", "attn_k.bias", "self_attn.k_proj.bias", Dim::kNone, Dim::kKv, When::kQkvBias,
-            true},
-    NameRow{"v.weight", "attn_v.weight", "self_attn.v_proj.weight", Dim::kKv, Dim::kHidden},
-    NameRow{"v.bias", "attn_v.bias", "self_attn.v_proj.bias", Dim::kNone, Dim::kKv, When::kQkvBias},
-    NameRow{"o.weight", "attn_output.weight", "self_attn.o_proj.weight", Dim::kHidden, Dim::kQ},
-    NameRow{"o.bias", "attn_output.bias", "self_attn.o_proj.bias", Dim::kNone, Dim::kHidden,
-            When::kOutBias},
-    NameRow{"mlp_norm.weight", "ffn_norm.weight", "post_attention_layernorm.weight", Dim::kNone,
-            Dim::kHidden},
-    NameRow{"gate.weight", "ffn_gate.weight", "mlp.gate_proj.weight", Dim::kFfn, Dim::kHidden},
-    NameRow{"gate.bias", "ffn_gate.bias", "mlp.gate_proj.bias", Dim::kNone, Dim::kFfn,
-            When::kMlpBias},
-    NameRow{"up.weight", "ffn_up.weight", "mlp.up_proj.weight", Dim::kFfn, Dim::kHidden},
-    NameRow{"up.bias", "ffn_up.bias", "mlp.up_proj.bias", Dim::kNone, Dim::kFfn, When::kMlpBias},
-    NameRow{"down.weight", "ffn_down.weight", "mlp.down_proj.weight", Dim::kHidden, Dim::kFfn},
-    NameRow{"down.bias", "ffn_down.bias", "mlp.down_proj.bias", Dim::kNone, Dim::kHidden,
-            When::kMlpBias},
+    WeightRow{"layers.#.attn_norm", Dim::kNone, Dim::kHidden, kAlways, kNormBias},
+    WeightRow{"layers.#.q", Dim::kQ, Dim::kHidden, kAlways, kQkvBias, true},
+    WeightRow{"layers.#.k", Dim::kKv, Dim::kHidden, kAlways, kQkvBias, true},
+    WeightRow{"layers.#.v", Dim::kKv, Dim::kHidden, kAlways, kQkvBias},
+    WeightRow{"layers.#.q_norm", Dim::kNone, Dim::kHead, kQkNorm},
+    WeightRow{"layers.#.k_norm", Dim::kNone, Dim::kHead, kQkNorm},
+    WeightRow{"layers.#.o", Dim::kHidden, Dim::kQ, kAlways,
+              [](const Present& p) { return p.config.attn_out_bias; }},
+    WeightRow{"layers.#.post_attn_norm", Dim::kNone, Dim::kHidden, kPostNorms, kNormBias},
+    WeightRow{"layers.#.mlp_norm", Dim::kNone, Dim::kHidden,
+              [](const Present& p) { return !p.config.shared_norm; }, kNormBias},
+    WeightRow{"layers.#.gate", Dim::kFfn, Dim::kHidden, kGatedMlp, kMlpBias},
+    WeightRow{"layers.#.up", Dim::kFfn, Dim::kHidden, kMlp, kMlpBias},
+    WeightRow{"layers.#.down", Dim::kHidden, Dim::kFfn, kMlp, kMlpBias},
+    WeightRow{"layers.#.router", Dim::kExperts, Dim::kHidden, kExperts},
+};
+
+constexpr std::array kExpert{
+    WeightRow{"layers.#.experts.@.gate", Dim::kExpertFfn, Dim::kHidden},
+    WeightRow{"layers.#.experts.@.up", Dim::kExpertFfn, Dim::kHidden},
+    WeightRow{"layers.#.experts.@.down", Dim::kHidden, Dim::kExpertFfn},
+};
+
+constexpr std::array kAfterMlp{
+    WeightRow{"layers.#.post_mlp_norm", Dim::kNone, Dim::kHidden, kPostNorms, kNormBias},
 };
 
 constexpr std::array kAfter{
-    NameRow{"final_norm.weight", "output_norm.weight", "model.norm.weight", Dim::kNone,
-            Dim::kHidden},
-    NameRow{"head.weight", "output.weight", "lm_head.weight", Dim::kVocab, Dim::kHidden,
-            When::kUntied},
+    WeightRow{"final_norm", Dim::kNone, Dim::kHidden, kAlways, kNormBias},
+    WeightRow{"head", Dim::kVocab, Dim::kHidden,
+              [](const Present& p) { return !p.config.tied_embeddings; }},
 };
 
 int64_t size_of(Dim dim, const ModelConfig& config) {
@@ -68,50 +97,96 @@ int64_t size_of(Dim dim, const ModelConfig& config) {
     case Dim::kVocab: return config.vocab_size;
     case Dim::kQ: return int64_t{config.num_qo_heads} * config.head_dim;
     case Dim::kKv: return int64_t{config.num_kv_heads} * config.head_dim;
+    case Dim::kHead: return config.head_dim;
+    case Dim::kPositions: return config.max_context + config.position_offset;
+    case Dim::kExperts: return config.num_experts;
+    case Dim::kExpertFfn: return config.expert_intermediate_size;
   }
   LOWKEY_CHECK(false, "dim {}", static_cast<int>(dim));
   return 0;
 }
 
-bool present(When when, const ModelConfig& config) {
-  switch (when) {
-    case When::kAlways: return true;
-    case When::kUntied: return !config.tied_embeddings;
-    case When::kQkvBias: return config.qkv_bias;
-    case When::kOutBias: return config.attn_out_bias;
-    case When::kMlpBias: return config.mlp_bias;
+std::string numbered(std::string_view pattern, int32_t layer, int32_t expert) {
+  std::string name;
+  for (char c : pattern) {
+    if (c == '#') {
+      name += std::to_string(layer);
+    } else if (c == '@') {
+      name += std::to_string(expert);
+    } else {
+      name += c;
+    }
   }
-  return true;
+  return name;
 }
 
-template <size_t n>
-void append(const std::array<NameRow, n>& rows, const std::string& canonical_prefix,
-            const std::string& file_prefix, const ModelConfig& config, ModelFormat format,
-            std::vector<WeightSpec>& specs) {
-  for (const NameRow& row : rows) {
-    if (!present(row.when, config)) continue;
-    WeightSpec spec;
-    spec.canonical = canonical_prefix + row.canonical;
-    spec.in_file = file_prefix + (format == ModelFormat::kGguf ? row.gguf : row.hugging_face);
-    if (row.rows != Dim::kNone) spec.shape.push_back(size_of(row.rows, config));
-    spec.shape.push_back(size_of(row.cols, config));
-    spec.rotated = row.rotated;
-    specs.push_back(std::move(spec));
+class SpecList {
+ public:
+  SpecList(const ModelConfig& config, ModelFormat format)
+      : config_(config), format_(format), family_(find_family(config.architecture)) {
+    LOWKEY_CHECK(family_, "no family '{}'", config.architecture);
   }
-}
+
+  void add(std::span<const WeightRow> rows, int32_t layer = 0, int32_t expert = -1) {
+    const bool experts = !config_.layers.empty() && layer < config_.num_layers &&
+                         config_.layers[static_cast<size_t>(layer)].experts;
+    const Present present{config_, experts};
+    for (const WeightRow& row : rows) {
+      if (!row.when(present)) continue;
+      const std::string canonical = numbered(row.canonical, layer, expert);
+      const std::string_view pattern = file_pattern(row.canonical);
+      const std::string in_file = numbered(pattern, layer, expert);
+      WeightSpec spec;
+      spec.canonical = canonical + ".weight";
+      spec.in_file = in_file + ".weight";
+      if (row.rows != Dim::kNone) spec.shape.push_back(size_of(row.rows, config_));
+      spec.shape.push_back(size_of(row.cols, config_));
+      spec.rotated = row.rotated;
+      spec.stacked = expert >= 0 && pattern.find('@') == std::string_view::npos;
+      specs.push_back(spec);
+      if (!row.bias(present)) continue;
+      spec.canonical = canonical + ".bias";
+      spec.in_file = in_file + ".bias";
+      // One number for each row; a norm's weight is a vector already.
+      if (row.rows != Dim::kNone) spec.shape.pop_back();
+      specs.push_back(std::move(spec));
+    }
+  }
+
+  std::vector<WeightSpec> specs;
+
+ private:
+  std::string_view file_pattern(std::string_view canonical) const {
+    for (const std::span<const NameRow> rows : {family_->names, shared_names()}) {
+      for (const NameRow& row : rows) {
+        if (row.canonical != canonical || (row.when && !row.when(config_))) continue;
+        return format_ == ModelFormat::kGguf ? row.gguf : row.hugging_face;
+      }
+    }
+    LOWKEY_CHECK(false, "the {} family does not name '{}'", family_->name, canonical);
+    return "";
+  }
+
+  const ModelConfig& config_;
+  ModelFormat format_;
+  const Family* family_;
+};
 
 }  // namespace
 
 std::vector<WeightSpec> weight_specs(const ModelConfig& config, ModelFormat format) {
-  std::vector<WeightSpec> specs;
-  append(kBefore, "", "", config, format, specs);
-  const char* layer_prefix = format == ModelFormat::kGguf ? "blk" : "model.layers";
+  SpecList list(config, format);
+  list.add(kBefore);
   for (int32_t layer = 0; layer < config.num_layers; ++layer) {
-    append(kLayer, fmt::format("layers.{}.", layer), fmt::format("{}.{}.", layer_prefix, layer),
-           config, format, specs);
+    list.add(kLayer, layer);
+    if (config.layers[static_cast<size_t>(layer)].experts) {
+      for (int32_t expert = 0; expert < config.num_experts; ++expert)
+        list.add(kExpert, layer, expert);
+    }
+    list.add(kAfterMlp, layer);
   }
-  append(kAfter, "", "", config, format, specs);
-  return specs;
+  list.add(kAfter);
+  return std::move(list.specs);
 }
 
 }  // namespace lowkey
