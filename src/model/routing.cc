@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "core/error.h"
 
@@ -24,18 +25,13 @@ void Routing::assign(const float* logits, int64_t rows, int32_t experts, int32_t
       sum += probabilities_[e];
       order_[e] = static_cast<int32_t>(e);
     }
-    // By logits, whose order is that of the probabilities, and finer. NaN is last: an order it must
-    // be; attention refuses the next layer's keys by name.
-    std::partial_sort(order_.begin(), order_.begin() + chosen, order_.end(),
-                      [&](int32_t a, int32_t b) {
-                        if (std::isnan(logit[a]) || std::isnan(logit[b])) {
-                          if (std::isnan(logit[a]) != std::isnan(logit[b])) {
-                            return std::isnan(logit[b]);
-                          }
-                          return a < b;
-                        }
-                        return logit[a] != logit[b] ? logit[a] > logit[b] : a < b;
-                      });
+    // By logits, whose order is that of the probabilities, and finer. NaN comes last.
+    const auto key = [&](int32_t e) {
+      return std::isnan(logit[e]) ? -std::numeric_limits<float>::infinity() : logit[e];
+    };
+    std::partial_sort(
+        order_.begin(), order_.begin() + chosen, order_.end(),
+        [&](int32_t a, int32_t b) { return key(a) != key(b) ? key(a) > key(b) : a < b; });
     float total = 0;
     for (int32_t i = 0; i < chosen; ++i) {
       const int32_t expert = order_[static_cast<size_t>(i)];

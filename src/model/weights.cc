@@ -152,7 +152,6 @@ ModelWeights make_weights(const ModelConfig& config, const FindTensor& find, int
 
 ModelWeights load_weights(const ModelFile& file, WeightStorage storage, ThreadPool& pool,
                           const ProgressFn& progress) {
-  // tensor(): its message names the file. Only what may be absent is asked for otherwise.
   const auto find = [&](std::string_view name) { return file.find_tensor(name); };
   return make_weights(file.config(), find, static_cast<int64_t>(file.weight_bytes()), storage, pool,
                       progress);
