@@ -223,13 +223,14 @@ FAMILIES = {
         f"{GEMMA2_KEYS} rope_local_base_freq rope_scaling sliding_window_pattern",
     ),
     "phi3": Family("phi3", {**DECODER, "sliding_window": 40, "original_max_position_embeddings": 512}, PHI3_KEYS),
-    # As Phi-4-mini: part of each head is rotated, and tied.
+    # As Phi-4-mini: part of each head is rotated, and tied. Texts end within the original context, where the short
+    # factors hold: a cached key cannot change its factor, so lowkey leaves longer ones out.
     "phi3_longrope": Family(
         "phi3",
         {
             **DECODER,
             **{"num_attention_heads": 2, "num_key_value_heads": 1, "tie_word_embeddings": True},
-            "original_max_position_embeddings": 64,
+            **{"original_max_position_embeddings": 256, "max_position_embeddings": 1024},
             "rope_parameters": {
                 **{"rope_type": "longrope", "rope_theta": 10000.0, "partial_rotary_factor": 0.75},
                 "long_factor": [round(1.0 + 0.35 * i, 2) for i in range(12)],

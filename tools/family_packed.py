@@ -60,15 +60,6 @@ class FakeQuantLayer(DynamicLayer):
         return torch.stack(rows)
 
 
-def settle_rope(model: PreTrainedModel) -> None:
-    """longrope takes its short factors while a sequence is short, so that keys of one cache are rotated by two
-    rules. lowkey keeps to what a model's full length calls for: the long ones."""
-    for module in model.modules():
-        if getattr(module, "rope_type", None) == "longrope":
-            module.inv_freq.copy_(module.long_inv_freq)  # there since the first long pass
-            module.rope_type = "default"
-
-
 @torch.inference_mode()
 def decoded_logits(model: PreTrainedModel, ids: list[int], runs: list[tuple[Recipe | None, float]]) -> torch.Tensor:
     """[runs, tokens, vocabulary]."""
@@ -93,7 +84,6 @@ def rms(x: torch.Tensor) -> float:
 def measure(model: PreTrainedModel, ids: list[int], positions: list[int]) -> dict:
     with torch.inference_mode():
         prefilled = model(torch.tensor([ids]), use_cache=False).logits[0].float()
-    settle_rope(model)
     recipes = [parse_recipe(recipe, model.config.num_hidden_layers) for recipe in RECIPES]
     noises = [0.0, *[NOISE] * NOISE_RUNS]
     torch.manual_seed(1)

@@ -354,6 +354,9 @@ constexpr NameRow kGemmaNames[] = {
 };
 
 // Gemma 3 that sees: older files and those of transformers 5.
+// Checkpoints on the hub are of the bare decoder.
+constexpr RenamedPrefix kOptRenamed[] = {{"decoder.", "model.decoder."}};
+
 constexpr RenamedPrefix kGemma3Renamed[] = {
     {"language_model.model.", "model."},
     {"model.language_model.", "model."},
@@ -455,7 +458,8 @@ constexpr Family kFamilies[] = {
     {.name = "opt",
      .hugging_face = {"OPTForCausalLM", "opt"},
      .from_hugging_face = opt_from_hf,
-     .names = kOptNames},
+     .names = kOptNames,
+     .renamed = kOptRenamed},
     {.name = "gemma2",
      .hugging_face = {"Gemma2ForCausalLM", "gemma2"},
      .gguf = "gemma2",
