@@ -161,6 +161,12 @@ FAMILIES = {
         f"{FALCON_KEYS} num_kv_heads",
         published_copies={"lm_head.weight": "transformer.word_embeddings.weight"},
     ),
+    # As Falcon 2's 11B: one norm for both.
+    "falcon_11b": Family(
+        "falcon",
+        {**FALCON, "num_kv_heads": 2, "new_decoder_architecture": True, "num_ln_in_parallel_attn": 1},
+        f"{FALCON_KEYS} num_kv_heads num_ln_in_parallel_attn ffn_hidden_size max_position_embeddings rope_theta",
+    ),
     # Six heads: not a power of two, and slopes that bfloat16, in which transformers computes them, holds exactly.
     "falcon_rw": Family(
         "falcon",
@@ -184,6 +190,13 @@ FAMILIES = {
             },
         },
         f"{QWEN2_KEYS} rope_scaling",
+    ),
+    # Layers from the second on see a window.
+    "qwen2_window": Family(
+        "qwen2",
+        {**DECODER, "use_sliding_window": True, "sliding_window": WINDOW, "max_window_layers": 1},
+        QWEN2_KEYS,
+        gguf=False,
     ),
     "opt": Family(
         "opt",
@@ -306,7 +319,7 @@ def published_config(family: Family, config: dict) -> dict:
 class FamilyModel:
     def __init__(self, name: str):
         self.name, self.family = name, FAMILIES[name]
-        self.seed = 1 + list(FAMILIES).index(name)
+        self.seed = fnv1a_64(name) >> 32
         transformers.utils.logging.disable_progress_bar()
         special = {"bos_token_id": END_OF_TEXT, "eos_token_id": IM_END, "pad_token_id": IM_END}
         config = transformers.AutoConfig.for_model(

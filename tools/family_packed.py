@@ -17,14 +17,18 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
 RECIPES = ("8", "kivi-4:g32/16:r32", "kivi-2:g32/16:r32+i1")  # heads may be 16 wide
-NOISE_RUNS = 4
+NOISE_RUNS = 8
 SAMPLES = 8
 EXACT_TOLERANCE = 1e-4
 
 
-def tolerance(recipe: str) -> float:
-    """How far another implementation's logits may be, in units of `effect`: as tests/model/family_test.cc."""
-    return 0.7 if recipe == "8" else 0.2  # steps of 8 bits are all that 8 bits do
+def tolerance(row: dict) -> float:
+    """How far another implementation's logits may be, in units of `effect`: as tests/model/family_test.cc.
+
+    What one flip does, or twice what noise did; never as far as a cache that does not quantize. Steps of 8 bits
+    are all that 8 bits do, so there a flip is much of the effect.
+    """
+    return min(0.7, max(0.5 if row["recipe"] == "8" else 0.2, 2 * row["noise"] / row["effect"]))
 
 
 class FakeQuantLayer(DynamicLayer):

@@ -104,7 +104,7 @@ def compare_family(old: dict, new: dict) -> Findings:
             for a, b in zip(old_logits, new_logits)
         ]
         error = math.sqrt(sum(squares) / len(squares)) / old_row["effect"]
-        allowed = family_packed.tolerance(old_row["recipe"])
+        allowed = family_packed.tolerance(old_row)
         if error > allowed:
             yield f"{old_row['recipe']}: logits move by {error:.0%} of what quantization does, more than {allowed:.0%}"
 
