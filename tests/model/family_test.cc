@@ -9,6 +9,7 @@
 #include <functional>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <ostream>
 #include <span>
 
 #include "core/files.h"
@@ -83,6 +84,9 @@ const auto* const kRegistered = ::testing::AddGlobalTestEnvironment(&Table::get(
 struct Case {
   std::string family, format;
 };
+void PrintTo(const Case& c, std::ostream* out) {
+  *out << c.family << " from " << c.format;
+}
 
 std::vector<Case> cases() {
   // Those llama.cpp has no GGUF of, or no key for what they do (tools/families.py).
