@@ -50,6 +50,7 @@ class Family:
     published_names: tuple = ()
     published_copies: dict = dataclasses.field(default_factory=dict)  # a tied head all the same in the file
     gguf: bool = True
+    attention: str = "eager"
 
 
 LLAMA_KEYS = (
@@ -168,6 +169,7 @@ FAMILIES = {
         f"{FALCON_KEYS} num_kv_heads num_ln_in_parallel_attn ffn_hidden_size max_position_embeddings rope_theta",
     ),
     # Six heads: not a power of two, and slopes that bfloat16, in which transformers computes them, holds exactly.
+    # Not eager attention, which adds ALiBi twice: to the scores, and with the mask (sdpa is everyone's default).
     "falcon_rw": Family(
         "falcon",
         {
@@ -177,6 +179,7 @@ FAMILIES = {
         },
         FALCON_KEYS,
         gguf=False,
+        attention="sdpa",
     ),
     "qwen2": Family("qwen2", {**DECODER, "tie_word_embeddings": True}, QWEN2_KEYS),
     "qwen2_yarn": Family(
@@ -371,7 +374,7 @@ class FamilyModel:
         with tempfile.TemporaryDirectory() as folder:
             self.write_hugging_face(pathlib.Path(folder), spelling)
             model, report = transformers.AutoModelForCausalLM.from_pretrained(
-                folder, dtype=torch.float32, attn_implementation="eager", output_loading_info=True
+                folder, dtype=torch.float32, attn_implementation=self.family.attention, output_loading_info=True
             )
         wrong = {key: value for key, value in report.items() if value}
         if wrong:
