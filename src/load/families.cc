@@ -246,6 +246,9 @@ constexpr NameRow kOptNames[] = {
     {"final_norm", "", "model.decoder.final_layer_norm"},
 };
 
+// As Meta's own files have them.
+constexpr RenamedPrefix kOptRenamed[] = {{"decoder.", "model.decoder."}};
+
 // --- Gemma 2 and 3
 
 void set_gemma(ModelConfig& config) {
