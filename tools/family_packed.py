@@ -28,7 +28,7 @@ def tolerance(row: dict) -> float:
     What one flip does, or twice what noise did; never as far as a cache that does not quantize. Steps of 8 bits
     are all that 8 bits do, so there a flip is much of the effect.
     """
-    return min(0.7, max(0.5 if row["recipe"] == "8" else 0.2, 2 * row["noise"] / row["effect"]))
+    return min(0.7, max(0.6 if row["recipe"] == "8" else 0.2, 2 * row["noise"] / row["effect"]))
 
 
 class FakeQuantLayer(DynamicLayer):

@@ -357,9 +357,6 @@ constexpr NameRow kGemmaNames[] = {
 };
 
 // Gemma 3 that sees: older files and those of transformers 5.
-// Checkpoints on the hub are of the bare decoder.
-constexpr RenamedPrefix kOptRenamed[] = {{"decoder.", "model.decoder."}};
-
 constexpr RenamedPrefix kGemma3Renamed[] = {
     {"language_model.model.", "model."},
     {"model.language_model.", "model."},

@@ -195,9 +195,11 @@ class FamilyTest : public ::testing::TestWithParam<Case> {
 
   // How far packed logits may be from the reference's, in units of what quantization does to them,
   // as tools/family_packed.py: what one flipped code does, or twice what noise of one part in a
-  // million did to the reference; never as far as a cache that does not quantize.
+  // million did to the reference; never as far as a cache that does not quantize. Of what little 8
+  // bits do, decode's fixed-point numbers (attention/decode_kernels.h) are 0.1 to 0.4; without
+  // them (LOWKEY_ISA=scalar) it is 0.001.
   static double packed_tolerance(const json& packed) {
-    const double one_flip = packed["recipe"] == "8" ? 0.5 : 0.2;
+    const double one_flip = packed["recipe"] == "8" ? 0.6 : 0.2;
     const double noise = packed["noise"].get<double>() / packed["effect"].get<double>();
     return std::min(0.7, std::max(one_flip, 2 * noise));
   }
