@@ -118,7 +118,7 @@ class DecodeRunner {
     for (int64_t query = task_.first_query; query < task_.last_query; ++query) {
       const int64_t position = view_.position + query;
       if (page >= decode_pages_seen(view_, position)) continue;
-      if (page < first_unit_seen(view_, position, kPageTokens)) continue;
+      if (!plain_ && page < first_unit_seen(view_, position, kPageTokens)) continue;
       const auto row =
           static_cast<int32_t>(((query - task_.first_query) * task_.num_heads + head) * group_);
       query_row_ = static_cast<int32_t>(

@@ -161,6 +161,37 @@ TEST(WindowedCache, ReservationsHold) {
   EXPECT_GT(refused, 10);
 }
 
+// The pages of a save point stay when its layers' windows have moved on: they are not counted as
+// free for what follows. Each grant is put to the test in steps of several sizes.
+TEST(WindowedCache, ReservationsKnowWhatSavePointsKeep) {
+  const ResolvedRecipe recipe = resolve("16 w100,100", kOneHead);
+  const std::vector<Token> tokens = random_tokens(900, kOneHead);
+  int64_t least[2] = {0, 0};  // pages with which it is granted
+  for (const bool save : {false, true}) {
+    for (int64_t pages = 4; pages < 24; ++pages) {
+      bool granted = false;
+      for (const size_t step : {1, 50, 600}) {
+        KvCache cache(recipe, pages * kPage16);
+        KvSequence sequence = cache.new_sequence();
+        for (size_t t = 0; t < 300; t += 10) append_tokens(sequence, recipe, tokens, t, t + 10);
+        if (save) sequence.save_point();
+        granted = cache.try_reserve(sequence, 600);
+        if (!granted) break;
+        for (size_t t = 300; t < 900; t += step) {
+          ASSERT_NO_THROW(append_tokens(sequence, recipe, tokens, t, t + step))
+              << pages << " pages, steps of " << step << ", at " << t;
+        }
+      }
+      if (granted && least[save] == 0) least[save] = pages;
+    }
+  }
+  // A step of 600 tokens needs pages 1 to 7 of one layer, and two of the other.
+  EXPECT_GE(least[0], 9);
+  EXPECT_LE(least[0], 11);
+  EXPECT_GE(least[1], least[0] + 2) << "of the layer that is through";
+  EXPECT_LE(least[1], least[0] + 4);
+}
+
 TEST(WindowedCache, ReservationsAreNotShy) {
   const ResolvedRecipe recipe = resolve("16 w100,100", kOneHead);
   const std::vector<Token> tokens = random_tokens(300, kOneHead);
