@@ -69,6 +69,11 @@ QWEN3_MOE_KEYS = (
     f"{QWEN3_KEYS} decoder_sparse_step mlp_only_layers moe_intermediate_size norm_topk_prob num_experts "
     "num_experts_per_tok output_router_logits router_aux_loss_coef"
 )
+GEMMA_KEYS = (
+    "architectures attention_bias attention_dropout bos_token_id eos_token_id head_dim hidden_act hidden_size "
+    "initializer_range intermediate_size max_position_embeddings model_type num_attention_heads num_hidden_layers "
+    "num_key_value_heads pad_token_id rms_norm_eps rope_theta torch_dtype use_cache vocab_size"
+)
 GEMMA2_KEYS = (
     "architectures attention_bias attention_dropout attn_logit_softcapping bos_token_id eos_token_id "
     "final_logit_softcapping head_dim hidden_activation hidden_size initializer_range intermediate_size "
@@ -222,6 +227,7 @@ FAMILIES = {
     "qwen3_moe_mixed": Family(
         "qwen3_moe", {**QWEN3_MOE, "mlp_only_layers": [0], "norm_topk_prob": False}, QWEN3_MOE_KEYS, gguf=False
     ),
+    "gemma": Family("gemma", {**DECODER, "hidden_size": 48, "head_dim": 16, "hidden_act": "gelu_pytorch_tanh"}, GEMMA_KEYS),
     "gemma2": Family("gemma2", GEMMA, GEMMA2_KEYS),
     # Scores scaled by another width than a head's, as the 27B: GGUF has no key for it.
     "gemma2_scale": Family("gemma2", {**GEMMA, "query_pre_attn_scalar": 12}, GEMMA2_KEYS, gguf=False),

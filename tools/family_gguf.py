@@ -23,8 +23,8 @@ from tiny_model import CHAT_TEMPLATE, END_OF_TEXT, IM_END, IM_START, MERGES, voc
 
 ARCHITECTURES = {
     **{"llama": "llama", "mistral": "llama", "mixtral": "llama", "falcon": "falcon", "qwen2": "qwen2"},
-    **{"qwen3": "qwen3", "qwen3_moe": "qwen3moe", "gemma2": "gemma2", "gemma3_text": "gemma3", "phi3": "phi3"},
-    "smollm3": "smollm3",
+    **{"qwen3": "qwen3", "qwen3_moe": "qwen3moe", "gemma": "gemma", "gemma2": "gemma2", "gemma3_text": "gemma3"},
+    **{"phi3": "phi3", "smollm3": "smollm3"},
 }
 EXPERT_PARTS = {  # of one layer; the names the converter merges them under
     "mixtral": {part: f"layers.{{}}.feed_forward.experts.{part}" for part in ("w1", "w2", "w3")},
@@ -100,7 +100,7 @@ def metadata(config: dict) -> list:
         ["attention.layer_norm_rms_epsilon", "f32", config["rms_norm_eps"]],
         *scaling_metadata(config),
     ]
-    if family != "gemma2":  # its base is what readers assume
+    if family not in ("gemma", "gemma2"):  # their base is what readers assume
         rows.append(["rope.freq_base", "f32", rope_of(config)["rope_theta"]])
     if config.get("num_local_experts"):
         rows.append(["expert_count", "u32", config["num_local_experts"]])

@@ -61,7 +61,13 @@ MemoryNeed MemoryPlan::need(int64_t ctx, int64_t batch) const {
 
 bool MemoryPlan::fits(int64_t memory, int64_t ctx, int64_t batch) const {
   // A search passes lengths that need() refuses to count: none of them fits.
-  return countable(bytes_at(recipe_, ctx).total(), batch) && need(ctx, batch).total() <= memory;
+  if (!countable(bytes_at(recipe_, ctx).total(), batch)) return false;
+  if (recipe_.shape.windows.empty()) return need(ctx, batch).total() <= memory;
+  // With windows, pages come and go: what a shorter sequence takes must fit too.
+  for (int64_t length = std::max<int64_t>(0, ctx - kPageTokens + 1); length <= ctx; ++length) {
+    if (need(length, batch).total() > memory) return false;
+  }
+  return true;
 }
 
 int64_t MemoryPlan::longest_ctx(int64_t memory, int64_t batch) const {
@@ -75,7 +81,8 @@ int64_t MemoryPlan::largest_batch(int64_t memory, int64_t ctx) const {
 int64_t workspace_bytes(const ModelConfig& config, int64_t ctx, int64_t batch) {
   const int64_t q = int64_t{config.num_qo_heads} * config.head_dim;
   const int64_t kv = int64_t{config.num_kv_heads} * config.head_dim;
-  const int64_t widest = std::max<int64_t>({config.hidden_size, config.intermediate_size, q, kv});
+  const int64_t widest = std::max<int64_t>(
+      {config.hidden_size, config.intermediate_size, config.expert_intermediate_size, q, kv});
   const int64_t rows = std::max(batch, std::min(ctx, kPromptRows));
   const int64_t activations = rows * widest * kStepRowBytes +
                               kNativeStepRows * widest * kNativeBuffers * int64_t{sizeof(float)};
@@ -91,8 +98,14 @@ int64_t workspace_bytes(const ModelConfig& config, int64_t ctx, int64_t batch) {
 int64_t prompt_weights_bytes(const ModelConfig& config) {
   const int64_t hidden = config.hidden_size;
   const int64_t heads = 2 * int64_t{config.num_qo_heads} + 2 * int64_t{config.num_kv_heads};
-  return 2 * config.num_layers *
-         (hidden * heads * config.head_dim + 3 * hidden * config.intermediate_size);
+  const int64_t matrices = config.gated_mlp ? 3 : 2;
+  int64_t numbers = config.num_layers * hidden * heads * config.head_dim;
+  for (const LayerConfig& layer : config.layers) {
+    numbers += layer.experts ? int64_t{config.num_experts} *
+                                   (matrices * hidden * config.expert_intermediate_size + hidden)
+                             : matrices * hidden * config.intermediate_size;
+  }
+  return 2 * numbers;
 }
 
 }  // namespace lowkey
