@@ -118,7 +118,7 @@ class DecodeRunner {
     for (int64_t query = task_.first_query; query < task_.last_query; ++query) {
       const int64_t position = view_.position + query;
       if (page >= decode_pages_seen(view_, position)) continue;
-      if (page < first_unit_seen(view_, position, kPageTokens)) continue;
+      if (!plain_ && page < first_unit_seen(view_, position, kPageTokens)) continue;
       const auto row =
           static_cast<int32_t>(((query - task_.first_query) * task_.num_heads + head) * group_);
       query_row_ = static_cast<int32_t>(
@@ -329,8 +329,9 @@ int64_t decode_prefix_pages(const LayerView& view) {
 }
 
 int64_t decode_pages_seen(const LayerView& view, int64_t position) {
-  const int64_t after = position + 1 - prefix_tokens(view);
-  return decode_prefix_pages(view) + (after > 0 ? ceil_div<int64_t>(after, kPageTokens) : 0);
+  const int64_t prefix = prefix_tokens(view);
+  if (position < prefix) return position / kPageTokens + 1;  // a step may end pages further on
+  return decode_prefix_pages(view) + ceil_div<int64_t>(position + 1 - prefix, kPageTokens);
 }
 
 void DecodeScratch::resize(int64_t rows, int64_t head_dim) {

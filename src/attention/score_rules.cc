@@ -37,10 +37,7 @@ inline float tanh_of(float x) {
 }  // namespace
 
 ScoreRules::ScoreRules(const AttendArgs& args, const LayerView& view, float unit)
-    : window_(view.window),
-      softcap_(args.softcap * unit),
-      slopes_(args.alibi_slopes),
-      unit_(unit) {
+    : window_(view.window), softcap_(args.softcap * unit), slopes_(args.alibi_slopes), unit_(unit) {
   LOWKEY_CHECK(slopes_.empty() || std::ssize(slopes_) == args.num_qo_heads,
                "{} slopes for {} query heads", slopes_.size(), args.num_qo_heads);
 }
@@ -49,8 +46,8 @@ void ScoreRules::apply(float* scores, int64_t count, int64_t first, int64_t posi
                        int64_t qo_head) const noexcept {
   const int64_t hidden = std::clamp<int64_t>(first_seen(position) - first, 0, count);
   if (softcap_ != 0.0f) {
-    const float inverse = 1.0f / softcap_;
-    for (int64_t i = hidden; i < count; ++i) scores[i] = softcap_ * tanh_of(scores[i] * inverse);
+    const float cap = softcap_, inverse = 1.0f / softcap_;
+    for (int64_t i = hidden; i < count; ++i) scores[i] = cap * tanh_of(scores[i] * inverse);
   }
   if (!slopes_.empty()) {
     const float slope = slopes_[static_cast<size_t>(qo_head)] * unit_;

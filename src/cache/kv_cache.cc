@@ -198,8 +198,8 @@ struct KvSequence::Impl {
           const int64_t to =
               stored_tokens(side->window, plan.residual_length, cache->after_prefix(length));
           if (from == to) continue;
-          for (int64_t p = std::max(pages.first(), from / kPageTokens);
-               p <= (to - 1) / kPageTokens; ++p) {
+          for (int64_t p = std::max(pages.first(), from / kPageTokens); p <= (to - 1) / kPageTokens;
+               ++p) {
             make_writable(pages.at(p));
           }
         }
