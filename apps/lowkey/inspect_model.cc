@@ -33,7 +33,68 @@ std::string rope_text(const RopeConfig& rope) {
   if (rope.scaling == RopeScaling::kLlama3) {
     text += fmt::format(", llama3 / {:g} from {}", rope.factor, rope.original_context);
   }
+  if (rope.scaling == RopeScaling::kYarn) {
+    text += fmt::format(", YaRN / {:g} from {}", rope.factor, rope.original_context);
+  }
   if (!rope.freq_divisors.empty()) text += ", divisors in the file";
+  if (rope.attention_factor != 1.0) text += fmt::format(", times {:.4g}", rope.attention_factor);
+  return text;
+}
+
+template <typename Is>
+int64_t count_layers(const ModelConfig& config, Is&& is) {
+  return std::count_if(config.layers.begin(), config.layers.end(), is);
+}
+
+// How tokens know their places, of all kinds of layers.
+std::string positions_text(const ModelConfig& config) {
+  if (config.alibi) return "ALiBi";
+  if (config.learned_positions) return "learned, one for each position";
+  const auto of = [&](RopeUse use) {
+    return count_layers(config, [&](const LayerConfig& layer) { return layer.rope == use; });
+  };
+  std::string text = "RoPE " + rope_text(config.rope);
+  if (const int64_t local = of(RopeUse::kLocal); local > 0)
+    text +=
+        fmt::format("; {} of {} layers {}", local, config.num_layers, rope_text(config.local_rope));
+  if (const int64_t none = of(RopeUse::kNone); none > 0)
+    text += fmt::format("; {} of {} layers none", none, config.num_layers);
+  return text;
+}
+
+// Empty if every layer sees all tokens.
+std::string windows_text(const ModelConfig& config) {
+  const int64_t sliding =
+      count_layers(config, [](const LayerConfig& layer) { return layer.window > 0; });
+  if (sliding == 0) return "";
+  int32_t shortest = INT32_MAX, longest = 0;
+  for (const LayerConfig& layer : config.layers) {
+    if (layer.window == 0) continue;
+    shortest = std::min(shortest, layer.window);
+    longest = std::max(longest, layer.window);
+  }
+  const std::string tokens =
+      shortest == longest
+          ? with_separators(longest)
+          : fmt::format("{} to {}", with_separators(shortest), with_separators(longest));
+  return fmt::format("{} tokens in {} of {} layers", tokens, sliding, config.num_layers);
+}
+
+// Empty for a model without.
+std::string experts_text(const ModelConfig& config) {
+  const int64_t layers =
+      count_layers(config, [](const LayerConfig& layer) { return layer.experts; });
+  if (layers == 0) return "";
+  return fmt::format("{} of {} for each token, MLP {}, in {} of {} layers",
+                     config.experts_per_token, config.num_experts, config.expert_intermediate_size,
+                     layers, config.num_layers);
+}
+
+std::string norms_text(const ModelConfig& config) {
+  std::string text = config.norm == NormKind::kRms ? "RMS" : "LayerNorm";
+  if (config.qk_norm) text += ", of queries and keys too";
+  if (config.post_norms) text += ", behind attention and MLP too";
+  if (config.shared_norm) text += ", one for attention and MLP";
   return text;
 }
 
@@ -96,6 +157,13 @@ Json model_json(const ModelFile& model, const InspectOptions& options) {
   json["vocab_size"] = config.vocab_size;
   json["max_context"] = config.max_context;
   json["rope"] = rope_text(config.rope);
+  json["positions"] = positions_text(config);
+  json["norms"] = norms_text(config);
+  if (!windows_text(config).empty()) {
+    json["windows"] = Json::array();
+    for (const LayerConfig& layer : config.layers) json["windows"].push_back(layer.window);
+  }
+  if (const std::string text = experts_text(config); !text.empty()) json["experts"] = text;
   json["tied_embeddings"] = config.tied_embeddings;
   json["weight_bytes"] = model.weight_bytes();
   json["tensor_types"] = tensor_types_json(all_tensors(model));
@@ -111,19 +179,27 @@ Json model_json(const ModelFile& model, const InspectOptions& options) {
 
 Facts architecture_facts(const ModelFile& model) {
   const ModelConfig& config = model.config();
-  return {{"file", model.path().string()},
-          {"architecture", config.architecture},
-          {"layers", fmt::format("{}", config.num_layers)},
-          {"hidden size", fmt::format("{}, MLP {}", config.hidden_size, config.intermediate_size)},
-          {"heads", fmt::format("{} query, {} KV, head_dim {}", config.num_qo_heads,
-                                config.num_kv_heads, config.head_dim)},
-          {"context", with_separators(config.max_context)},
-          {"RoPE", rope_text(config.rope)},
-          {"biases", biases_text(config)},
-          {"embeddings", fmt::format("{} tokens, {}", with_separators(config.vocab_size),
-                                     config.tied_embeddings ? "tied to the head" : "own head")},
-          {"weights", human_bytes(model.weight_bytes())},
-          {"fingerprint", model.fingerprint()}};
+  Facts facts = {
+      {"file", model.path().string()},
+      {"architecture", config.architecture},
+      {"layers", fmt::format("{}", config.num_layers)},
+      {"hidden size", fmt::format("{}, MLP {}", config.hidden_size, config.intermediate_size)},
+      {"heads", fmt::format("{} query, {} KV, head_dim {}", config.num_qo_heads,
+                            config.num_kv_heads, config.head_dim)},
+      {"context", with_separators(config.max_context)},
+      {"positions", positions_text(config)},
+      {"norms", norms_text(config)},
+      {"biases", biases_text(config)}};
+  if (const std::string text = windows_text(config); !text.empty())
+    facts.emplace_back("windows", text);
+  if (const std::string text = experts_text(config); !text.empty())
+    facts.emplace_back("experts", text);
+  facts.emplace_back("embeddings",
+                     fmt::format("{} tokens, {}", with_separators(config.vocab_size),
+                                 config.tied_embeddings ? "tied to the head" : "own head"));
+  facts.emplace_back("weights", human_bytes(model.weight_bytes()));
+  facts.emplace_back("fingerprint", model.fingerprint());
+  return facts;
 }
 
 Facts tokenizer_facts(const ModelFile& model) {

@@ -246,6 +246,9 @@ constexpr NameRow kOptNames[] = {
     {"final_norm", "", "model.decoder.final_layer_norm"},
 };
 
+// As Meta's own files have them.
+constexpr RenamedPrefix kOptRenamed[] = {{"decoder.", "model.decoder."}};
+
 // --- Gemma 2 and 3
 
 void set_gemma(ModelConfig& config) {
@@ -455,7 +458,8 @@ constexpr Family kFamilies[] = {
     {.name = "opt",
      .hugging_face = {"OPTForCausalLM", "opt"},
      .from_hugging_face = opt_from_hf,
-     .names = kOptNames},
+     .names = kOptNames,
+     .renamed = kOptRenamed},
     {.name = "gemma2",
      .hugging_face = {"Gemma2ForCausalLM", "gemma2"},
      .gguf = "gemma2",

@@ -28,6 +28,15 @@ GgufConfig::GgufConfig(const GgufFile& file)
   refuse_what_nothing_reads();
 }
 
+ModelConfig read_gguf_config(const GgufFile& file) {
+  const GgufConfig gguf(file);
+  ModelConfig config;
+  config.architecture = gguf.family().name;
+  gguf.family().from_gguf(gguf, config);
+  validate_config(config, file.source_name());
+  return config;
+}
+
 std::string GgufConfig::key(const char* name) const {
   return architecture_ + "." + name;
 }

@@ -70,4 +70,7 @@ class GgufConfig {
   std::string architecture_;
 };
 
+// The file's model, checked. Throws Error kCorruptFile, kUnsupported.
+ModelConfig read_gguf_config(const GgufFile& file);
+
 }  // namespace lowkey

@@ -3,7 +3,6 @@
 
 #include "core/error.h"
 #include "load/gguf_config.h"
-#include "load/model_config.h"
 #include "load/model_file_impl.h"
 #include "load/tokenizer_from_file.h"
 
@@ -40,10 +39,7 @@ std::unique_ptr<ModelFile::Impl> open_gguf_model(const std::filesystem::path& pa
   impl->gguf = std::make_unique<GgufFile>(GgufFile::open(path));
   const GgufFile& file = *impl->gguf;
   impl->tokenizer = tokenizer_spec_from_gguf(file);
-  const GgufConfig gguf(file);
-  impl->config.architecture = gguf.family().name;
-  gguf.family().from_gguf(gguf, impl->config);
-  validate_config(impl->config, file.source_name());
+  impl->config = read_gguf_config(file);
   impl->generation = read_generation(file);
   impl->chat_template = file.get_string("tokenizer.chat_template", "");
   std::map<std::string, const TensorView*> in_file;

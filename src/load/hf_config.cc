@@ -196,6 +196,15 @@ class RopeReader {
 
 }  // namespace
 
+ModelConfig read_hf_config(const JsonFields& json) {
+  const HfConfig hf(json);
+  ModelConfig config;
+  config.architecture = hf.family().name;
+  hf.family().from_hugging_face(hf, config);
+  validate_config(config, json.source_name());
+  return config;
+}
+
 int32_t window_within(int64_t window, int64_t max_context) {
   return window < max_context ? static_cast<int32_t>(window) : 0;
 }

@@ -87,6 +87,9 @@ class HfConfig {
   const Family* family_ = nullptr;
 };
 
+// config.json's model, checked. Throws Error kCorruptFile, kUnsupported.
+ModelConfig read_hf_config(const JsonFields& json);
+
 // A window as layers have it: 0 where it covers the whole context.
 int32_t window_within(int64_t window, int64_t max_context);
 

@@ -8,7 +8,6 @@
 #include "load/families.h"
 #include "load/hf_config.h"
 #include "load/json.h"
-#include "load/model_config.h"
 #include "load/model_file_impl.h"
 #include "load/printable.h"
 #include "load/tokenizer_from_file.h"
@@ -22,16 +21,6 @@ namespace fs = std::filesystem;
 constexpr uint64_t kMaxConfigBytes = uint64_t{4} << 20;
 constexpr uint64_t kMaxIndexBytes = uint64_t{64} << 20;
 constexpr uint64_t kMaxTemplateBytes = uint64_t{1} << 20;
-
-// The family's configuration, checked.
-ModelConfig read_config(const JsonFields& json) {
-  const HfConfig hf(json);
-  ModelConfig config;
-  config.architecture = hf.family().name;
-  hf.family().from_hugging_face(hf, config);
-  validate_config(config, json.source_name());
-  return config;
-}
 
 // As the family's rows have it: without what a larger model puts before it.
 std::string plain_name(const Family& family, const std::string& name) {
@@ -207,7 +196,7 @@ std::unique_ptr<ModelFile::Impl> open_hf_model(const fs::path& folder) {
   impl->path = folder;
   const nlohmann::json config = read_json_file(folder / "config.json", kMaxConfigBytes);
   const JsonFields fields(config, (folder / "config.json").string());
-  impl->config = read_config(fields);
+  impl->config = read_hf_config(fields);
   impl->config.name = fs::canonical(folder).filename().string();
   const Shards shards(folder, *find_family(impl->config.architecture), *impl);
   for (const WeightSpec& spec : weight_specs(impl->config, impl->format)) {

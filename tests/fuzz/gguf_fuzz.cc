@@ -1,12 +1,15 @@
 // GGUF files: refused with lowkey::Error, or every tensor can be decoded to its last byte, every
-// value can be asked for, and the tokenizer's metadata is read or refused.
+// value can be asked for, and the model's configuration and the tokenizer's metadata are read or
+// refused.
 #include <cstddef>
 #include <cstdint>
 #include <vector>
 
 #include "core/error.h"
 #include "load/gguf.h"
+#include "load/gguf_config.h"
 #include "load/tokenizer_from_file.h"
+#include "load/weight_names.h"
 
 namespace {
 
@@ -43,6 +46,16 @@ void ask_for_all(const lowkey::GgufFile& file) {
   }
 }
 
+// A configuration, and the names and shapes it asks for, or an Error.
+void read_config(const lowkey::GgufFile& file) {
+  try {
+    lowkey::ModelConfig config = lowkey::read_gguf_config(file);
+    if (config.num_layers > 8 || config.num_experts > 8) return;  // only long
+    (void)lowkey::weight_specs(config, lowkey::ModelFormat::kGguf);
+  } catch (const lowkey::Error&) {
+  }
+}
+
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
@@ -51,6 +64,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     const lowkey::GgufFile file = lowkey::GgufFile::parse(bytes, "fuzz.gguf");
     decode_all(file);
     ask_for_all(file);
+    read_config(file);
     (void)lowkey::tokenizer_spec_from_gguf(file);
   } catch (const lowkey::Error&) {
   }

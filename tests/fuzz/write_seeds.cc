@@ -53,6 +53,28 @@ void write_gguf(const std::filesystem::path& folder) {
   pieces.add("tokenizer.ggml.scores", std::vector<float>{0.0f, 0.0f, 0.0f, -1.0f});
   pieces.add("tokenizer.ggml.bos_token_id", 1u).add("tokenizer.ggml.unknown_token_id", 0u);
   pieces.write(folder / "spm_vocab");
+
+  // A configuration of each kind of key, over the vocabulary above.
+  GgufWriter config = vocab;
+  config.set("general.architecture", "gemma3").add("gemma3.block_count", 2u);
+  config.add("gemma3.context_length", 64u).add("gemma3.embedding_length", 32u);
+  config.add("gemma3.feed_forward_length", 48u).add("gemma3.attention.head_count", 4u);
+  config.add("gemma3.attention.head_count_kv", 2u).add("gemma3.attention.key_length", 8u);
+  config.add("gemma3.attention.layer_norm_rms_epsilon", 1e-6f);
+  config.add("gemma3.attention.sliding_window", 8u);
+  config.add("gemma3.attention.sliding_window_pattern", std::vector<bool>{true, false});
+  config.add("gemma3.rope.freq_base", 1e6f).add("gemma3.rope.scaling.type", "yarn");
+  config.add("gemma3.rope.scaling.factor", 4.0f);
+  config.add("gemma3.rope.scaling.original_context_length", 16u);
+  config.write(folder / "gemma3_config");
+
+  GgufWriter experts = vocab;
+  experts.add("llama.block_count", 1u).add("llama.context_length", 64u);
+  experts.add("llama.embedding_length", 32u).add("llama.feed_forward_length", 48u);
+  experts.add("llama.attention.head_count", 4u).add("llama.expert_count", 4u);
+  experts.add("llama.expert_used_count", 2u).add("llama.attention.sliding_window", 8u);
+  experts.add("llama.attention.layer_norm_rms_epsilon", 1e-6f);
+  experts.write(folder / "experts_config");
 }
 
 void write_safetensors(const std::filesystem::path& folder) {

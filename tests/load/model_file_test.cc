@@ -224,8 +224,10 @@ TEST(ModelFile, RefusesBadGgufConfigurations) {
   const float nan = std::numeric_limits<float>::quiet_NaN();
   const float inf = std::numeric_limits<float>::infinity();
   const std::vector<BadGguf> cases{
-      {"other architecture", [](auto& w) { w.set("general.architecture", "qwen2"); },
-       "unsupported: x.gguf: architecture 'qwen2' is not known here (llama is)"},
+      {"other architecture", [](auto& w) { w.set("general.architecture", "mamba"); },
+       "unsupported: x.gguf: architecture 'mamba' is not known here (llama, qwen2, qwen3, "
+       "qwen3moe, "
+       "falcon, gemma2, gemma3, phi3 and smollm3 are)"},
       {"no architecture", [](auto& w) { w.remove("general.architecture"); },
        "corrupt_file: x.gguf: metadata key 'general.architecture' is missing"},
       {"block_count missing", [](auto& w) { w.remove("llama.block_count"); },
@@ -291,12 +293,14 @@ TEST(ModelFile, RefusesBadGgufConfigurations) {
          w.add("llama.rope.scaling.type", "linear").add("llama.rope.scaling.factor", nan);
        },
        "llama.rope.scaling.factor is nan, not a finite number above 0"},
-      {"yarn", [](auto& w) { w.add("llama.rope.scaling.type", "yarn"); },
-       "unsupported: x.gguf: llama.rope.scaling.type: 'yarn' is not known here"},
-      {"experts", [](auto& w) { w.add("llama.expert_count", 8u); },
-       "unsupported: x.gguf: llama.expert_count: mixtures of experts are not known here"},
-      {"sliding window", [](auto& w) { w.add("llama.attention.sliding_window", 64u); },
-       "unsupported: x.gguf: llama.attention.sliding_window: sliding windows are not known here"},
+      {"rope scaling", [](auto& w) { w.add("llama.rope.scaling.type", "mrope"); },
+       "unsupported: x.gguf: llama.rope.scaling.type: 'mrope' is not known here (none, linear, "
+       "yarn "
+       "and longrope are)"},
+      {"experts without their number in use", [](auto& w) { w.add("llama.expert_count", 8u); },
+       "corrupt_file: x.gguf: metadata key 'llama.expert_used_count' is missing"},
+      {"negative window", [](auto& w) { w.add("llama.attention.sliding_window", -4); },
+       "corrupt_file: x.gguf: llama.attention.sliding_window is -4, not between 1 and 2147483647"},
       {"bidirectional", [](auto& w) { w.add("llama.attention.causal", false); },
        "unsupported: x.gguf: llama.attention.causal: only causal attention is known here"},
       {"one part of several", [](auto& w) { w.add("split.count", uint16_t{3}); },
@@ -424,12 +428,12 @@ class HuggingFaceFolder {
 TEST(ModelFile, RefusesBadHuggingFaceFolders) {
   const char* config = "config.json";
   const std::vector<BadFolder> cases{
-      {"other architecture", config, [](json& j) { j["architectures"] = {"Qwen2ForCausalLM"}; },
-       "unsupported: hf/config.json: architecture 'Qwen2ForCausalLM' is not known here "
-       "(LlamaForCausalLM and MistralForCausalLM are)"},
+      {"other architecture", config, [](json& j) { j["architectures"] = {"MambaForCausalLM"}; },
+       "unsupported: hf/config.json: architecture 'MambaForCausalLM' is not known here "
+       "(LlamaForCausalLM, MistralForCausalLM, MixtralForCausalLM, Qwen2ForCausalLM, "},
       {"other model_type", config,
-       [](json& j) { j.erase("architectures"), j["model_type"] = "gemma2"; },
-       "unsupported: hf/config.json: architecture 'gemma2' is not known here"},
+       [](json& j) { j.erase("architectures"), j["model_type"] = "mamba"; },
+       "unsupported: hf/config.json: architecture 'mamba' is not known here"},
       {"no architecture", config, [](json& j) { j.erase("architectures"), j.erase("model_type"); },
        "architecture '' is not known here"},
       {"architecture with an escape", config, [](json& j) { j["architectures"] = {"\x1b[2J"}; },
@@ -464,9 +468,10 @@ TEST(ModelFile, RefusesBadHuggingFaceFolders) {
        "hf/config.json: 'rope_parameters.rope_theta' is -1, not a finite number above 0"},
       {"rope kind", config,
        [](json& j) {
-         j["rope_scaling"] = {{"type", "yarn"}, {"factor", 2.0}};
+         j["rope_scaling"] = {{"type", "dynamic"}, {"factor", 2.0}};
        },
-       "unsupported: hf/config.json: 'rope_scaling.rope_type': 'yarn' is not known here"},
+       "unsupported: hf/config.json: 'rope_scaling.rope_type': 'dynamic' is not known here "
+       "(default, linear, llama3, yarn and longrope are)"},
       {"rope factor missing", config,
        [](json& j) {
          j["rope_scaling"] = {{"rope_type", "linear"}};
@@ -505,16 +510,17 @@ TEST(ModelFile, RefusesBadHuggingFaceFolders) {
        "hf/config.json: 'partial_rotary_factor' is 1.5, more than 1"},
       {"partial rotary odd", config, [](json& j) { j["partial_rotary_factor"] = 0.2; },
        "hf/config.json: 3 rotated channels: not an even number between 2 and head_dim 16"},
-      {"activation", config, [](json& j) { j["hidden_act"] = "gelu"; },
-       "unsupported: hf/config.json: 'hidden_act': only 'silu' is known here"},
+      {"activation", config, [](json& j) { j["hidden_act"] = "quick_gelu"; },
+       "unsupported: hf/config.json: 'hidden_act': 'quick_gelu' is not known here (silu, gelu, "
+       "gelu_pytorch_tanh and relu are)"},
       {"quantized weights", config,
        [](json& j) {
          j["quantization_config"] = {{"quant_method", "gptq"}};
        },
        "unsupported: hf/config.json: 'quantization_config': weights quantized"},
       {"mistral's window", config,
-       [](json& j) { j["architectures"] = {"MistralForCausalLM"}, j["sliding_window"] = 128; },
-       "unsupported: hf/config.json: 'sliding_window': a window of 128 is not known here"},
+       [](json& j) { j["architectures"] = {"MistralForCausalLM"}, j["sliding_window"] = 0; },
+       "corrupt_file: hf/config.json: 'sliding_window' is 0, not between 1 and 2147483647"},
       {"tied is a number", config, [](json& j) { j["tie_word_embeddings"] = 1; },
        "hf/config.json: 'tie_word_embeddings' is number, not true or false"},
       {"untied, but no head", config, [](json& j) { j["tie_word_embeddings"] = false; },
@@ -615,9 +621,13 @@ TEST(ModelFile, ReadsTheOtherSpellingsOfHuggingFaceConfigs) {
     j["architectures"] = {"MistralForCausalLM"};
     j["sliding_window"] = nullptr;
   });
-  EXPECT_EQ(config().architecture, "llama");
+  EXPECT_EQ(config().architecture, "mistral");
+  EXPECT_EQ(config().layers.front().window, 0);
   folder.edit("config.json", [](json& j) { j["sliding_window"] = 512; });  // as long as the context
-  EXPECT_EQ(config().architecture, "llama");
+  EXPECT_EQ(config().layers.front().window, 0);
+  folder.edit("config.json", [](json& j) { j["sliding_window"] = 128; });
+  EXPECT_EQ(config().layers.front().window, 128);
+  EXPECT_EQ(config().layers.back().window, 128);
 }
 
 TEST(ModelFile, FindsTheChatTemplateWhereverItIs) {

@@ -140,5 +140,33 @@ TEST(DequantizeRows, PutsInterleavedHeadsInHalfSplitOrder) {
   EXPECT_EQ(ordered, stored);
 }
 
+// Three groups of 5 rows, of which this part is the first two: its numbers in order, -1 for what
+// lies between.
+TEST(DequantizeRows, TakesGroupsOfRows) {
+  const std::vector<float> stored{0, 1, -1, -1, -1, 2, 3, -1, -1, -1, 4, 5};
+  TensorView matrix = f32_view(stored, {6, 1});
+  matrix.row_order = RowOrder::kStrided;
+  matrix.group_rows = 2;
+  matrix.group_stride = 5;
+  EXPECT_EQ(matrix.stored_row(1), 1);
+  EXPECT_EQ(matrix.stored_row(2), 5);
+  EXPECT_EQ(matrix.stored_row(5), 11);
+  std::vector<float> ordered(6), expected(6);
+  std::iota(expected.begin(), expected.end(), 0.0f);
+  dequantize_rows(matrix, 0, 6, ordered.data());
+  EXPECT_EQ(ordered, expected);
+  float middle[3];
+  dequantize_rows(matrix, 1, 3, middle);
+  EXPECT_THAT(middle, ElementsAre(1, 2, 3));
+
+  TensorView bias = f32_view(stored, {6});
+  bias.row_order = RowOrder::kStrided;
+  bias.group_rows = 2;
+  bias.group_stride = 5;
+  std::fill(ordered.begin(), ordered.end(), -1.0f);
+  dequantize_rows(bias, 0, 1, ordered.data());
+  EXPECT_EQ(ordered, expected);
+}
+
 }  // namespace
 }  // namespace lowkey
