@@ -168,6 +168,18 @@ TEST(Model, StripsEqualBlocksOnTheRealModel) {
   EXPECT_LT(packed.model().weights().owned_bytes(), 98'000'000);
 }
 
+// A model larger than half the memory can be run: no second copy, neither for decode nor prompts.
+TEST(Model, ABFloat16FolderIsUsedInPlace) {
+  const TinyModelOptions options{.seed = 13, .tied = false, .dtype = DType::kBF16};
+  LoadedModel in_place(options, WeightStorage::kFile), copied(options, WeightStorage::kF32);
+  const int64_t norms = (2 * options.layers + 1) * options.hidden * int64_t{4};
+  EXPECT_EQ(in_place.model().weights().owned_bytes(), norms);
+  EXPECT_EQ(in_place.model().prefill_bytes(), 0);
+  const std::vector<int32_t> tokens = tokens_for(in_place);
+  expect_equal_in_bfloat16(run_logits(in_place, "16", tokens, 100),
+                           run_logits(copied, "16", tokens, 100), options.layers);
+}
+
 TEST(Model, PrefillInPiecesEqualsPrefillAtOnce) {
   LoadedModel loaded({.seed = 12, .head_dim = 32});
   const std::vector<int32_t> tokens = tokens_for(loaded, 150);
