@@ -227,7 +227,9 @@ FAMILIES = {
     "qwen3_moe_mixed": Family(
         "qwen3_moe", {**QWEN3_MOE, "mlp_only_layers": [0], "norm_topk_prob": False}, QWEN3_MOE_KEYS, gguf=False
     ),
-    "gemma": Family("gemma", {**DECODER, "hidden_size": 48, "head_dim": 16, "hidden_act": "gelu_pytorch_tanh"}, GEMMA_KEYS),
+    "gemma": Family(
+        "gemma", {**DECODER, "hidden_size": 48, "head_dim": 16, "hidden_act": "gelu_pytorch_tanh"}, GEMMA_KEYS
+    ),
     "gemma2": Family("gemma2", GEMMA, GEMMA2_KEYS),
     # Scores scaled by another width than a head's, as the 27B: GGUF has no key for it.
     "gemma2_scale": Family("gemma2", {**GEMMA, "query_pre_attn_scalar": 12}, GEMMA2_KEYS, gguf=False),

@@ -234,7 +234,8 @@ def main() -> int:
     where = machine()
     recipes = {recipe: recipe for recipe in arguments.kv or RECIPES}
     if arguments.front:
-        recipes |= front_recipes(arguments.front, max(2, arguments.points))
+        tuned = front_recipes(arguments.front, max(2, arguments.points))
+        recipes |= {name: recipe for name, recipe in tuned.items() if recipe not in recipes.values()}
     progress(f"lowkey: {len(recipes)} recipes")
     ours = Lowkey(arguments).measure(recipes)
     rows = (measure_peer(arguments, ours[0]["tokens_sha256"]) if arguments.types else []) + ours

@@ -30,10 +30,10 @@ constexpr double kTolerance = 1e-4;
 constexpr double kLogPplTolerance = 0.005;
 
 const std::vector<std::string> kFamilies{
-    "falcon_11b", "falcon_40b", "falcon_7b",       "falcon_rw", "gemma2",         "gemma2_scale",
-    "gemma3",     "llama",      "llama3",          "mistral",   "mistral_window", "mixtral",
-    "opt",        "phi3",       "phi3_longrope",   "qwen2",     "qwen2_window",   "qwen2_yarn",
-    "qwen3",      "qwen3_moe",  "qwen3_moe_mixed", "smollm3",   "smollm3_layers"};
+    "falcon_11b",   "falcon_40b", "falcon_7b", "falcon_rw",       "gemma",   "gemma2",
+    "gemma2_scale", "gemma3",     "llama",     "llama3",          "mistral", "mistral_window",
+    "mixtral",      "opt",        "phi3",      "phi3_longrope",   "qwen2",   "qwen2_window",
+    "qwen2_yarn",   "qwen3",      "qwen3_moe", "qwen3_moe_mixed", "smollm3", "smollm3_layers"};
 const char* const kTransformers5 = "transformers 5";
 const char* const kPublished = "published";
 const char* const kGguf = "GGUF";
