@@ -16,12 +16,20 @@ LLAMA3 = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 8192,
 }  # Llama 3.2
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}  # Qwen2.5's
 CASES = [
     {"head_dim": 64, "base": 100000.0, "scaling": {"rope_type": "default"}},
     {"head_dim": 8, "base": 10000.0, "scaling": {"rope_type": "default"}},
     {"head_dim": 128, "base": 10000.0, "scaling": {"rope_type": "linear", "factor": 4.0}},
     {"head_dim": 64, "base": 500000.0, "scaling": LLAMA3},
     {"head_dim": 128, "base": 500000.0, "scaling": {**LLAMA3, "factor": 8.0}},
+    {"head_dim": 128, "base": 1000000.0, "scaling": YARN},
+    {"head_dim": 64, "base": 10000.0, "scaling": {**YARN, "factor": 16.0, "beta_fast": 8.0, "beta_slow": 2.0}},
+    {"head_dim": 64, "base": 10000.0, "scaling": {**YARN, "attention_factor": 0.75}},
+    # A ramp that begins before the first frequency and ends behind the last, in few channels.
+    {"head_dim": 8, "base": 10000.0, "scaling": {**YARN, "original_max_position_embeddings": 64}},
+    {"head_dim": 80, "base": 10000.0, "scaling": {"rope_type": "default", "partial_rotary_factor": 0.4}},
+    {"head_dim": 96, "base": 10000.0, "scaling": {**YARN, "partial_rotary_factor": 0.75}},
 ]
 POSITIONS = [0, 1, 2, 100, 8191, 131071]
 
@@ -37,9 +45,11 @@ def angles(case: dict) -> dict:
     )
     rope = LlamaRotaryEmbedding(config)
     cos, sin = rope(torch.zeros(1), torch.tensor([POSITIONS]))
-    half = case["head_dim"] // 2
+    half = len(rope.inv_freq)
     return {
         **case,
+        "dim": 2 * half,
+        "attention_factor": rope.attention_scaling,
         "inverse": rope.inv_freq.tolist(),
         "cos": cos[0, :, :half].tolist(),
         "sin": sin[0, :, :half].tolist(),

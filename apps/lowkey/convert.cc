@@ -9,6 +9,7 @@
 #include "core/error.h"
 #include "core/files.h"
 #include "inspect.h"
+#include "model/kv_shape.h"
 #include "recipe/bytes.h"
 #include "recipe/candidates.h"
 #include "recipe/export.h"

@@ -53,12 +53,6 @@ KvRecipe recipe_or_missing_file(const std::string& text) {
 
 }  // namespace
 
-KvShape kv_shape(const ModelConfig& config) {
-  return {.num_layers = config.num_layers,
-          .num_kv_heads = config.num_kv_heads,
-          .head_dim = config.head_dim};
-}
-
 std::string inspect(const InspectOptions& options, const Terminal& terminal) {
   const fs::path path = options.path;
   std::error_code ignored;

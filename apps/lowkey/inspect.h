@@ -25,6 +25,4 @@ std::string inspect_gguf(const InspectOptions& options, const std::string& why_n
                          const Terminal& terminal);
 std::string inspect_safetensors(const InspectOptions& options, const Terminal& terminal);
 
-KvShape kv_shape(const ModelConfig& config);
-
 }  // namespace lowkey

@@ -8,6 +8,7 @@
 #include "core/error.h"
 #include "inspect.h"
 #include "kv_cost.h"
+#include "model/kv_shape.h"
 #include "recipe/front.h"
 #include "table.h"
 #include "tensor_summary.h"

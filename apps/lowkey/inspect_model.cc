@@ -6,6 +6,7 @@
 #include "core/error.h"
 #include "inspect.h"
 #include "kv_cost.h"
+#include "model/kv_shape.h"
 #include "tensor_summary.h"
 #include "units.h"
 

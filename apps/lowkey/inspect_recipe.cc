@@ -7,6 +7,7 @@
 #include "core/error.h"
 #include "inspect.h"
 #include "kv_cost.h"
+#include "model/kv_shape.h"
 #include "recipe/bytes.h"
 #include "recipe/names.h"
 #include "recipe/short_form.h"

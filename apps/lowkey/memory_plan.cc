@@ -6,6 +6,7 @@
 #include "attention/attend.h"
 #include "core/checked.h"
 #include "core/error.h"
+#include "model/kv_shape.h"
 
 namespace lowkey {
 namespace {
@@ -35,14 +36,10 @@ bool countable(int64_t bytes, int64_t batch) {
   return bytes <= std::numeric_limits<int64_t>::max() / 2 / batch;
 }
 
-KvShape shape_of(const ModelConfig& config) {
-  return {config.num_layers, config.num_kv_heads, config.head_dim};
-}
-
 }  // namespace
 
 MemoryPlan::MemoryPlan(const KvRecipe& recipe, const ModelConfig& config, int64_t weight_bytes)
-    : recipe_(resolve_recipe(recipe, shape_of(config))),
+    : recipe_(resolve_recipe(recipe, kv_shape(config))),
       config_(config),
       weight_bytes_(weight_bytes) {}
 

@@ -160,6 +160,9 @@ std::string architecture_list(const PlanOptions& options, const Terminal& termin
     for (const Architecture& arch : architectures()) {
       json.push_back({{"name", arch.name},
                       {"num_layers", arch.num_layers},
+                      {"hidden_size", arch.hidden_size},
+                      {"intermediate_size", arch.intermediate_size},
+                      {"vocab_size", arch.vocab_size},
                       {"num_qo_heads", arch.num_qo_heads},
                       {"num_kv_heads", arch.num_kv_heads},
                       {"head_dim", arch.head_dim},

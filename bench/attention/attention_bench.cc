@@ -125,10 +125,11 @@ class Sequences {
       next_ = (next_ + 1) % views_.size();
     }
     const double start = now_seconds();
-    attend(
-        {items_, shape_.num_kv_heads * shape_.gqa,
-         1.0f / std::sqrt(static_cast<float>(shape_.head_dim)), AttendPrecision::kF32, arm_.dots},
-        pool, workspace);
+    attend({.items = items_,
+            .num_qo_heads = shape_.num_kv_heads * shape_.gqa,
+            .scale = 1.0f / std::sqrt(static_cast<float>(shape_.head_dim)),
+            .decode_dots = arm_.dots},
+           pool, workspace);
     return now_seconds() - start;
   }
 

@@ -136,8 +136,9 @@ class Planner {
   void decode(const AttendItem& item, int64_t group) {
     const LayerView& view = *item.view;
     const auto num_heads = static_cast<int32_t>(view.heads.size());
+    const int64_t first_page = first_unit_seen(view, view.position, kPageTokens);
     const int64_t pages = decode_pages_seen(view, view.position + view.num_tokens - 1);
-    const DecodeCut cut = decode_cut(view, pages);
+    const DecodeCut cut = decode_cut(view, pages - first_page);
     const size_t first_task = tasks_.size();
     for (int32_t head = 0; head < num_heads; head += cut.heads) {
       AttendTask task;
@@ -145,6 +146,7 @@ class Planner {
       task.head = head;
       task.num_heads = std::min(cut.heads, num_heads - head);
       task.last_query = view.num_tokens;
+      task.first_unit = first_page;
       task.last_unit = pages;
       task.decode = true;
       // Blocks begin after the prefix; so do runs, but for the first.
@@ -169,6 +171,7 @@ class Planner {
       task.head = head;
       task.first_query = q;
       task.last_query = std::min(q + queries_per_block, view.num_tokens);
+      task.first_unit = first_unit_seen(view, view.position + q, kTileTokens);
       task.last_unit = tiles_seen(view, view.position + task.last_query - 1);
       task.bf16 = bf16;
       add(task, one_block ? kTilesPerRun : task.last_unit,
@@ -189,21 +192,24 @@ class Planner {
   int64_t most_rows() const { return most_rows_; }
 
  private:
-  // Runs of units_per_run units, after a first one of `before` units if there are any before.
+  // The task's units in runs of units_per_run, which are counted from unit 0 (where a window has
+  // the task begin within one, it is shorter); after a first run of `before` units if there are any
+  // before.
   void add(const AttendTask& task, int64_t units_per_run, int64_t rows, int64_t before = 0) {
     most_rows_ = std::max(most_rows_, rows);
-    const int64_t num_runs =
-        ceil_div(task.last_unit - before, units_per_run) + (before > 0 ? 1 : 0);
+    const int64_t shift = before > 0 ? units_per_run - before : 0;
+    const int64_t first_run = (task.first_unit + shift) / units_per_run;
+    const int64_t num_runs = ceil_div(task.last_unit + shift, units_per_run) - first_run;
     if (num_runs == 1) {
       tasks_.push_back(task);
       return;
     }
     merges_.push_back({task, num_partials_, num_runs});
-    for (int64_t run = 0; run < num_runs; ++run) {
-      const int64_t end = before > 0 ? before + run * units_per_run : (run + 1) * units_per_run;
+    for (int64_t run = first_run; run < first_run + num_runs; ++run) {
+      const int64_t start = run * units_per_run - shift;
       AttendTask part = task;
-      part.first_unit = std::max<int64_t>(0, end - units_per_run);
-      part.last_unit = std::min(task.last_unit, end);
+      part.first_unit = std::max(task.first_unit, start);
+      part.last_unit = std::min(task.last_unit, start + units_per_run);
       part.partial = num_partials_++;
       tasks_.push_back(part);
     }

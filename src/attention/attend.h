@@ -4,8 +4,9 @@
 //
 // For the query of token t (absolute position) and query head h, with kv = h / (num_qo_heads /
 // num_kv_heads):
-//   out = softmax(scale * q . K^T) V over tokens 0..t, where a token is read from its page if it is
-//   among the first view.stored_for(side, t) tokens after the prefix, and exactly otherwise.
+//   out = softmax(scale * q . K^T) V over tokens view.first_seen(t)..t, where a token is read from
+//   its page if it is among the first view.stored_for(side, t) tokens after the prefix, and exactly
+//   otherwise. What a layer's window hides costs nothing but its share of a page or tile.
 #include <cstdint>
 #include <memory>
 #include <span>
@@ -47,7 +48,7 @@ struct AttendArgs {
   float scale = 0.0f;  // usually 1 / sqrt(head_dim)
   // Scores s = scale * q . k become cap * tanh(s / cap); 0: they do not.
   float softcap = 0.0f;
-  // ALiBi: [num_qo_heads] or empty; s += slope * (key's position - query's).
+  // ALiBi: [num_qo_heads] or empty; then s += slope * (key's position - query's).
   std::span<const float> alibi_slopes = {};
   AttendPrecision precision = AttendPrecision::kF32;
   DecodeDots decode_dots = DecodeDots::kTwoPass;

@@ -20,7 +20,8 @@ float element(const LayerView& view, const HeadView& head, const SideView& side,
   if (position < view.intact_prefix) return exact(side.prefix, position);
   const int64_t token = position - view.intact_prefix;
   if (token < stored) {
-    const std::byte* page = head.pages[token / kPageTokens].data() + side.page_offset;
+    LOWKEY_CHECK(head.holds(token / kPageTokens), "token {} is in no page", token);
+    const std::byte* page = head.page(token / kPageTokens) + side.page_offset;
     return read_element(*side.layout, page, static_cast<int32_t>(token % kPageTokens), channel);
   }
   for (const ExactRows& rows : side.exact) {
@@ -29,13 +30,14 @@ float element(const LayerView& view, const HeadView& head, const SideView& side,
   LOWKEY_CHECK(false, "token {} is neither packed nor exact", token);
 }
 
-// All tokens the query at `position` looks at, one side, decoded: [position + 1, head_dim].
+// All tokens the query at `position` looks at, one side, decoded: [tokens, head_dim].
 std::vector<float> decode_side(const LayerView& view, const HeadView& head, const SideView& side,
                                int64_t position) {
   const int64_t stored = view.stored_for(side, position);
   std::vector<float> rows;
-  rows.reserve(static_cast<size_t>((position + 1) * view.head_dim));
-  for (int64_t t = 0; t <= position; ++t) {
+  const int64_t first = view.first_seen(position);
+  rows.reserve(static_cast<size_t>((position + 1 - first) * view.head_dim));
+  for (int64_t t = first; t <= position; ++t) {
     for (int32_t c = 0; c < view.head_dim; ++c) {
       rows.push_back(element(view, head, side, stored, t, c));
     }
@@ -43,8 +45,8 @@ std::vector<float> decode_side(const LayerView& view, const HeadView& head, cons
   return rows;
 }
 
-void attend_query(const std::vector<float>& keys, const std::vector<float>& values,
-                  int32_t head_dim, const float* q, float scale, float* out) {
+void attend_query(const AttendArgs& args, int64_t qo_head, const std::vector<float>& keys,
+                  const std::vector<float>& values, int32_t head_dim, const float* q, float* out) {
   const auto count = static_cast<int64_t>(keys.size()) / head_dim;
   std::vector<double> weights(static_cast<size_t>(count));
   double top = -INFINITY;
@@ -53,8 +55,14 @@ void attend_query(const std::vector<float>& keys, const std::vector<float>& valu
     for (int32_t c = 0; c < head_dim; ++c) {
       dot += static_cast<double>(q[c]) * keys[static_cast<size_t>(t * head_dim + c)];
     }
-    weights[static_cast<size_t>(t)] = dot * scale;
-    top = std::max(top, dot * scale);
+    double score = dot * args.scale;
+    if (args.softcap != 0.0f) score = args.softcap * std::tanh(score / args.softcap);
+    if (!args.alibi_slopes.empty()) {
+      // The last key is the query's own.
+      score += args.alibi_slopes[static_cast<size_t>(qo_head)] * static_cast<double>(t + 1 - count);
+    }
+    weights[static_cast<size_t>(t)] = score;
+    top = std::max(top, score);
   }
   double sum = 0;
   for (double& weight : weights) sum += weight = std::exp(weight - top);
@@ -81,7 +89,7 @@ void attend_ref(const AttendArgs& args) {
         for (int32_t g = 0; g < group; ++g) {
           const int64_t h = static_cast<int64_t>(kv) * group + g;
           const int64_t row = (i * args.num_qo_heads + h) * view.head_dim;
-          attend_query(keys, values, view.head_dim, item.q + row, args.scale, item.out + row);
+          attend_query(args, h, keys, values, view.head_dim, item.q + row, item.out + row);
         }
       }
     }

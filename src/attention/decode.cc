@@ -4,6 +4,7 @@
 #include <array>
 #include <limits>
 
+#include "attention/score_rules.h"
 #include "core/checked.h"
 
 namespace lowkey {
@@ -21,7 +22,10 @@ class DecodeRunner {
         scratch_(scratch),
         view_(*task.item->view),
         task_(task),
+        rules_(args, view_),
+        plain_(rules_.none()),
         dots_(args.decode_dots),
+        num_qo_heads_(args.num_qo_heads),
         group_(args.num_qo_heads / static_cast<int32_t>(view_.heads.size())),
         head_dim_(view_.head_dim),
         padded_dim_(round_up<int32_t>(view_.head_dim, kLanes)),
@@ -114,6 +118,7 @@ class DecodeRunner {
     for (int64_t query = task_.first_query; query < task_.last_query; ++query) {
       const int64_t position = view_.position + query;
       if (page >= decode_pages_seen(view_, position)) continue;
+      if (!plain_ && page < first_unit_seen(view_, position, kPageTokens)) continue;
       const auto row =
           static_cast<int32_t>(((query - task_.first_query) * task_.num_heads + head) * group_);
       query_row_ = static_cast<int32_t>(
@@ -138,7 +143,7 @@ class DecodeRunner {
       for (int32_t i = 0; i < task_.num_heads; ++i) {
         const HeadView& head = view_.heads[static_cast<size_t>(int64_t{task_.head} + i)];
         const int64_t p = page - prefix_pages_;
-        scratch_.pages.push_back(p < head.num_pages ? head.pages[p].data() : nullptr);
+        scratch_.pages.push_back(head.holds(p) ? head.page(p) : nullptr);
       }
     }
   }
@@ -153,25 +158,25 @@ class DecodeRunner {
     float* acc = sums_.acc + first_row * padded_dim_;
     if (std::min(k_stored, v_stored) >= kPageTokens) {
       score_stored(kPageTokens, first_row, rows, scores);
-      softmax(kPageTokens, first_row, rows);
+      softmax(first + view_.intact_prefix, kPageTokens, position, first_row, rows);
       add_stored(kPageTokens, scores, rows, acc);
     } else {
       const int64_t visible =
           std::min<int64_t>(kPageTokens, position - view_.intact_prefix + 1 - first);
-      last_page(first, visible, std::clamp<int64_t>(k_stored, 0, visible),
+      last_page(first, visible, position, std::clamp<int64_t>(k_stored, 0, visible),
                 std::clamp<int64_t>(v_stored, 0, visible), first_row, rows, scores, acc);
     }
   }
 
-  void last_page(int64_t first, int64_t visible, int64_t k_stored, int64_t v_stored,
-                 int32_t first_row, int32_t rows, float* scores, float* acc) {
+  void last_page(int64_t first, int64_t visible, int64_t position, int64_t k_stored,
+                 int64_t v_stored, int32_t first_row, int32_t rows, float* scores, float* acc) {
     if (k_stored > 0) score_stored(k_stored, first_row, rows, scores);
     for_exact_parts(head_->view->k, first + k_stored, first + visible,
                     [&](const std::byte* keys, bool is_f32, int64_t from, int64_t count) {
                       kernels_.score_rows(keys, is_f32, count, head_dim_, queries_,
                                           query_row_ + first_row, rows, scores + (from - first));
                     });
-    softmax(visible, first_row, rows);
+    softmax(first + view_.intact_prefix, visible, position, first_row, rows);
     if (v_stored > 0) add_stored(v_stored, scores, rows, acc);
     for_exact_parts(head_->view->v, first + v_stored, first + visible,
                     [&](const std::byte* values, bool is_f32, int64_t from, int64_t count) {
@@ -270,12 +275,19 @@ class DecodeRunner {
     const SideView &k = head_->view->k, &v = head_->view->v;
     kernels_.score_rows(at(k), k.layout->bits() == 32, visible, head_dim_, queries_,
                         query_row_ + first_row, rows, scratch_.scores.data());
-    softmax(visible, first_row, rows);
+    softmax(first, visible, position, first_row, rows);
     kernels_.add_rows(at(v), v.layout->bits() == 32, visible, head_dim_, scratch_.scores.data(),
                       factor_.data(), rows, sums_.acc + first_row * padded_dim_, padded_dim_);
   }
 
-  void softmax(int64_t visible, int32_t first_row, int32_t rows) {
+  // first: position of the page's first token; `visible`: tokens up to the query's own.
+  void softmax(int64_t first, int64_t visible, int64_t position, int32_t first_row, int32_t rows) {
+    if (!plain_) {
+      for (int32_t r = 0; r < rows; ++r) {
+        rules_.apply(scratch_.scores.data() + r * kPageTokens, visible, first, position,
+                     (query_row_ + first_row + r) % num_qo_heads_);
+      }
+    }
     for (int32_t r = 0; r < rows; ++r) {
       factor_[static_cast<size_t>(r)] = kernels_.softmax_page(
           scratch_.scores.data() + r * kPageTokens, visible, &sums_.states[first_row + r],
@@ -288,7 +300,10 @@ class DecodeRunner {
   DecodeScratch& scratch_;
   const LayerView& view_;
   const AttendTask& task_;
+  const ScoreRules rules_;
+  const bool plain_;  // no rules
   const DecodeDots dots_;
+  const int32_t num_qo_heads_;
   const int32_t group_;
   const int32_t head_dim_;
   const int32_t padded_dim_;
@@ -314,8 +329,9 @@ int64_t decode_prefix_pages(const LayerView& view) {
 }
 
 int64_t decode_pages_seen(const LayerView& view, int64_t position) {
-  const int64_t after = position + 1 - prefix_tokens(view);
-  return decode_prefix_pages(view) + (after > 0 ? ceil_div<int64_t>(after, kPageTokens) : 0);
+  const int64_t prefix = prefix_tokens(view);
+  if (position < prefix) return position / kPageTokens + 1;  // a step may end pages further on
+  return decode_prefix_pages(view) + ceil_div<int64_t>(position + 1 - prefix, kPageTokens);
 }
 
 void DecodeScratch::resize(int64_t rows, int64_t head_dim) {

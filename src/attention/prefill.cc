@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <limits>
 
+#include "attention/score_rules.h"
 #include "core/checked.h"
 
 namespace lowkey {
@@ -38,6 +39,8 @@ class BlockRunner {
         view_(*task.item->view),
         head_(view_.heads[static_cast<size_t>(task.head)]),
         task_(task),
+        rules_(args, view_),
+        plain_(rules_.none()),
         num_qo_heads_(args.num_qo_heads),
         group_(args.num_qo_heads / static_cast<int32_t>(view_.heads.size())),
         head_dim_(view_.head_dim),
@@ -90,7 +93,7 @@ class BlockRunner {
   // Scores of the tokens of a tile in stored form: packed codes, or rows of a 16- or 32-bit page.
   void score_stored(int64_t first, float* scores) {
     const SideView& side = head_.k;
-    const std::byte* page = head_.pages[first / kPageTokens].data() + side.page_offset;
+    const std::byte* page = head_.page(first / kPageTokens) + side.page_offset;
     const auto tile = static_cast<int32_t>(first % kPageTokens / kTileTokens);
     if (side.layout->packed()) {
       kernels_.unpack_keys(*side.layout, page, tile, scratch_.keys.data());
@@ -104,7 +107,7 @@ class BlockRunner {
 
   void load_stored_values(int64_t first) {
     const SideView& side = head_.v;
-    const std::byte* page = head_.pages[first / kPageTokens].data() + side.page_offset;
+    const std::byte* page = head_.page(first / kPageTokens) + side.page_offset;
     const auto tile = static_cast<int32_t>(first % kPageTokens / kTileTokens);
     if (side.layout->packed()) {
       kernels_.unpack_values(*side.layout, page, tile, scratch_.values.data(), padded_dim_);
@@ -197,14 +200,17 @@ class BlockRunner {
     accumulate(scratch_.scores.data(), scratch_.values.data());
   }
 
-  // first: absolute position of the tile's first token. Tokens at or beyond `end`, or after the
-  // row's own, get no weight.
+  // first: absolute position of the tile's first token. Tokens at or beyond `end`, after the row's
+  // own or behind its window get no weight.
   void mask_and_softmax(int64_t first, int64_t end = std::numeric_limits<int64_t>::max()) {
     float* scores = scratch_.scores.data();
     for (int64_t r = 0; r < num_rows_; ++r) {
       const int64_t visible =
           std::clamp<int64_t>(std::min(row_position(r) + 1, end) - first, 0, kTileTokens);
       float* row = scores + r * kTileTokens;
+      if (!plain_) {
+        rules_.apply(row, visible, first, row_position(r), task_.head * group_ + r % group_);
+      }
       std::fill(row + visible, row + kTileTokens, kMinusInfinity);
       kernels_.softmax(row, &scratch_.states[static_cast<size_t>(r)],
                        scratch_.acc.data() + r * padded_dim_, padded_dim_);
@@ -220,6 +226,8 @@ class BlockRunner {
   const LayerView& view_;
   const HeadView& head_;
   const AttendTask& task_;
+  const ScoreRules rules_;
+  const bool plain_;  // no rules
   const int32_t num_qo_heads_;
   const int32_t group_;
   const int32_t head_dim_;

@@ -5,6 +5,7 @@
 #include <numbers>
 #include <utility>
 
+#include "attention/score_rules.h"
 #include "core/checked.h"
 #include "core/cpu.h"
 
@@ -32,6 +33,8 @@ class Bf16BlockRunner {
         view_(*task.item->view),
         head_(view_.heads[static_cast<size_t>(task.head)]),
         task_(task),
+        rules_(args, view_, std::numbers::log2e_v<float>),
+        plain_(rules_.none()),
         num_qo_heads_(args.num_qo_heads),
         group_(args.num_qo_heads / static_cast<int32_t>(view_.heads.size())),
         head_dim_(view_.head_dim),
@@ -136,13 +139,29 @@ class Bf16BlockRunner {
     const Limits visible = visible_limits(span, row);
     const int32_t num_tiles =
         std::min(span.num_tiles, ceil_div<int32_t>(visible.most(), kTileTokens));
-    if (num_tiles == 0) return;
+    // Rows stand in ascending order: what is behind the first one's window is behind every one's.
+    if (num_tiles == 0 || rules_.first_seen(row_position(row)) >= span_end(span)) return;
     score(span, row, num_tiles);
+    if (!plain_) apply_rules(span, row, visible);
     const bool masked = visible.least() < num_tiles * kTileTokens;
     float factors[kStripRows];
     kernels_.softmax(scratch_.scores.data(), num_tiles, masked ? visible.count : nullptr,
                      scratch_.states.data() + row, factors, scratch_.p.data());
     add_values(span, row, num_tiles, factors);
+  }
+
+  int64_t first_position(const Span& span) const {
+    return span.prefix ? span.first : span.first + view_.intact_prefix;
+  }
+  int64_t span_end(const Span& span) const {
+    return first_position(span) + span.num_tiles * kTileTokens;
+  }
+
+  void apply_rules(const Span& span, int64_t row, const Limits& visible) {
+    for (int32_t i = 0; i < kStripRows; ++i) {
+      rules_.apply(scratch_.scores.data() + i * kSpanTokens, visible.count[i], first_position(span),
+                   row_position(row + i), task_.head * group_ + (row + i) % group_);
+    }
   }
 
   // Each row sees the first `stored` tokens as they are in the pages, the others exactly; the
@@ -262,7 +281,7 @@ class Bf16BlockRunner {
   };
   Place place(const SideView& side, const Span& span, int32_t tile) const {
     const int64_t first = span.first + tile * kTileTokens;
-    return {head_.pages[first / kPageTokens].data() + side.page_offset,
+    return {head_.page(first / kPageTokens) + side.page_offset,
             static_cast<int32_t>(first % kPageTokens / kTileTokens)};
   }
 
@@ -297,6 +316,8 @@ class Bf16BlockRunner {
   const LayerView& view_;
   const HeadView& head_;
   const AttendTask& task_;
+  const ScoreRules rules_;
+  const bool plain_;  // no rules
   const int32_t num_qo_heads_;
   const int32_t group_;
   const int32_t head_dim_;

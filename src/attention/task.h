@@ -39,4 +39,12 @@ inline int64_t tiles_seen(const LayerView& view, int64_t position) {
   return prefix_tiles(view) + (after > 0 ? ceil_div<int64_t>(after, kTileTokens) : 0);
 }
 
+// The first of them, or of units of another size: the prefix's, then the cache proper's.
+inline int64_t first_unit_seen(const LayerView& view, int64_t position, int64_t unit_tokens) {
+  const int64_t first = view.first_seen(position);
+  const int64_t prefix = prefix_tokens(view);
+  return first < prefix ? first / unit_tokens
+                        : ceil_div(prefix, unit_tokens) + (first - prefix) / unit_tokens;
+}
+
 }  // namespace lowkey

@@ -7,6 +7,7 @@
 #include <limits>
 #include <utility>
 
+#include "cache/page_list.h"
 #include "core/checked.h"
 #include "core/error.h"
 #include "quant/pack.h"
@@ -32,6 +33,7 @@ struct HeadPlan {
 
 struct LayerPlan {
   int64_t residual_length = 0;
+  int32_t window = 0;  // tokens a query sees; 0: all
   std::vector<HeadPlan> heads;
   std::vector<PageLayout> layouts;
 };
@@ -53,9 +55,11 @@ struct KvCache::Impl {
   int64_t prefixes_bytes = 0;
 
   Impl(ResolvedRecipe resolved, int64_t max_bytes) : recipe(std::move(resolved)), pool(max_bytes) {
-    for (const ResolvedLayer& layer : recipe.layers) {
+    for (size_t l = 0; l < recipe.layers.size(); ++l) {
+      const ResolvedLayer& layer = recipe.layers[l];
       LayerPlan plan;
       plan.residual_length = layer.residual_length;
+      plan.window = recipe.shape.window(static_cast<int32_t>(l));
       for (const HeadRecipe& head : layer.heads) {
         const PageLayout layout(head, recipe.shape.head_dim);
         HeadPlan h;
@@ -88,11 +92,20 @@ struct KvCache::Impl {
     return std::max<int64_t>(0, length - recipe.intact_prefix);
   }
 
-  int64_t pages_for(const LayerPlan& layer, const HeadPlan& head, int64_t length) const {
+  int64_t stored_by_length(const LayerPlan& layer, const HeadPlan& head, int64_t length) const {
     const int64_t tokens = after_prefix(length);
-    const int64_t k = stored_tokens(head.k.window, layer.residual_length, tokens);
-    const int64_t v = stored_tokens(head.v.window, layer.residual_length, tokens);
-    return ceil_div<int64_t>(std::max(k, v), kPageTokens);
+    return std::max(stored_tokens(head.k.window, layer.residual_length, tokens),
+                    stored_tokens(head.v.window, layer.residual_length, tokens));
+  }
+
+  // Pages written by `length`, whether or not they are behind the window by then.
+  int64_t pages_written(const LayerPlan& layer, const HeadPlan& head, int64_t length) const {
+    return ceil_div<int64_t>(stored_by_length(layer, head, length), kPageTokens);
+  }
+
+  PageSpan pages_for(const LayerPlan& layer, const HeadPlan& head, int64_t length) const {
+    return pages_held(layer.window, recipe.intact_prefix, length,
+                      stored_by_length(layer, head, length));
   }
 };
 
@@ -100,12 +113,17 @@ namespace {
 
 struct LayerState {
   int64_t length = 0;
-  std::vector<std::vector<PageRef>> pages;  // [head][page]
+  std::vector<PageList> pages;  // [head]
 };
 
+// A length to come back to. Its pages are the sequence's own until they fall behind a layer's
+// window; then they are here.
 struct SavePoint {
   int64_t length = 0;
   CountedBuffer windows;
+  std::vector<std::vector<PageList>> behind;  // [layer][head]; layers without a window: empty
+
+  SavePoint copy() const { return {length, windows.copy(BufferUse::kSavePoint), behind}; }
 };
 
 // One side of one head during append(): sources of exact rows before and within the step.
@@ -142,27 +160,25 @@ struct KvSequence::Impl {
     return length;
   }
 
-  // The page for writing: a private copy first if it is shared.
-  std::byte* writable_page(std::vector<PageRef>& pages, int64_t index) {
-    PageRef& page = pages[static_cast<size_t>(index)];
+  // Before a page is written: a private copy if it is shared.
+  void make_writable(PageRef& page) {
     if (page.shared()) page = cache->pool.copy(page);
-    return page.mutable_data();
   }
 
   // Grows every head's page list to what `length` needs: a block of pages of one head, then of the
   // next, which is the order in which decode reads them (kBlockPages).
   void add_pages(const LayerPlan& plan, LayerState& layer, int64_t length) {
-    size_t fewest = layer.pages[0].size();
-    for (const auto& pages : layer.pages) fewest = std::min(fewest, pages.size());
+    int64_t fewest = layer.pages[0].last();
+    for (const PageList& pages : layer.pages) fewest = std::min(fewest, pages.last());
     bool all = false;
-    for (size_t block = fewest / kBlockPages; !all; ++block) {
+    for (int64_t block = fewest / kBlockPages; !all; ++block) {
       all = true;
       for (size_t h = 0; h < plan.heads.size(); ++h) {
         const HeadPlan& head = plan.heads[h];
-        auto& pages = layer.pages[h];
-        const auto needed = static_cast<size_t>(cache->pages_for(plan, head, length));
-        const size_t end = std::min(needed, (block + 1) * kBlockPages);
-        while (pages.size() < end) pages.push_back(cache->pool.allocate(head.page_bytes));
+        PageList& pages = layer.pages[h];
+        const int64_t needed = cache->pages_written(plan, head, length);
+        const int64_t end = std::min(needed, (block + 1) * kBlockPages);
+        while (pages.last() < end) pages.push_back(cache->pool.allocate(head.page_bytes));
         all = all && end == needed;
       }
     }
@@ -175,35 +191,36 @@ struct KvSequence::Impl {
       add_pages(plan, layer, length);
       for (size_t h = 0; h < plan.heads.size(); ++h) {
         const HeadPlan& head = plan.heads[h];
-        auto& pages = layer.pages[h];
+        PageList& pages = layer.pages[h];
         const int64_t tokens = cache->after_prefix(layer.length);
         for (const SidePlan* side : {&head.k, &head.v}) {
           const int64_t from = stored_tokens(side->window, plan.residual_length, tokens);
           const int64_t to =
               stored_tokens(side->window, plan.residual_length, cache->after_prefix(length));
           if (from == to) continue;
-          for (int64_t p = from / kPageTokens; p <= (to - 1) / kPageTokens; ++p) {
-            writable_page(pages, p);
+          for (int64_t p = std::max(pages.first(), from / kPageTokens); p <= (to - 1) / kPageTokens;
+               ++p) {
+            make_writable(pages.at(p));
           }
         }
       }
     } catch (...) {
       for (size_t h = 0; h < plan.heads.size(); ++h) {
-        layer.pages[h].resize(
-            static_cast<size_t>(cache->pages_for(plan, plan.heads[h], layer.length)));
+        layer.pages[h].shrink(cache->pages_written(plan, plan.heads[h], layer.length));
       }
       throw;
     }
   }
 
-  // Stores tokens [from, to) of one side in its pages.
-  void store(const SideStep& step, std::vector<PageRef>& pages, int64_t from, int64_t to,
+  // Stores tokens [from, to) of one side in its pages. What is packed only behind the window
+  // (R > W) has none; pages hold whole groups, so that what follows still begins with one.
+  void store(const SideStep& step, PageList& pages, int64_t from, int64_t to,
              std::vector<float>& scratch) {
+    from = std::max(from, pages.first() * kPageTokens);
     const SideLayout& layout = step.plan->layout;
     const int64_t head_dim = layout.head_dim();
     auto side_of = [&](int64_t token) {
-      return pages[static_cast<size_t>(token / kPageTokens)].mutable_data() +
-             step.plan->page_offset;
+      return pages.at(token / kPageTokens).mutable_data() + step.plan->page_offset;
     };
     if (!layout.packed()) {
       for (int64_t t = from; t < to; ++t) {
@@ -261,8 +278,66 @@ struct KvSequence::Impl {
     if (fresh_tokens > 0) view.exact[2] = {step.fresh, step.tokens_before, fresh_tokens};
   }
 
+  // Gives up pages behind the layer's window, to the save points that come back to them.
+  void give_up_pages(size_t layer) {
+    const LayerPlan& plan = cache->layers[layer];
+    LayerState& state = layers[layer];
+    for (size_t h = 0; h < plan.heads.size(); ++h) {
+      const HeadPlan& head = plan.heads[h];
+      const int64_t first = cache->pages_for(plan, head, state.length).first;
+      state.pages[h].give_up_before(first, [&](int64_t page, const PageRef& ref) {
+        for (SavePoint& point : save_points) {
+          // In order, and never twice after the sequence came back to a point.
+          PageList& kept = point.behind[layer][h];
+          const bool needed = page < cache->pages_for(plan, head, point.length).last;
+          if (needed && page == kept.last()) kept.push_back(ref);
+        }
+      });
+    }
+  }
+
+  // How many bytes more a layer may come to hold until the sequence has `length` tokens. Steps may
+  // be of any size: `most` is while one is under way that takes all tokens, before its commit gives
+  // up what is behind the window; `after` holds between steps.
+  struct Growth {
+    int64_t most = 0;
+    int64_t after = 0;
+  };
+  Growth growth(size_t layer, int64_t length) const {
+    const LayerPlan& plan = cache->layers[layer];
+    Growth growth;
+    for (size_t h = 0; h < plan.heads.size(); ++h) {
+      const HeadPlan& head = plan.heads[h];
+      const PageList& pages = layers[layer].pages[h];
+      const int64_t end = cache->pages_written(plan, head, length);
+      int64_t more = std::max<int64_t>(0, end - pages.last());
+      for (const PageRef& page : pages.refs()) more += page.shared() ? 1 : 0;
+      growth.most += more * head.page_bytes;
+      if (plan.window > 0) {
+        // What save points or forks hold on to does not come free. Steps that end at other lengths
+        // may hold a page more than `length` does.
+        const int64_t first = std::min(end, cache->pages_for(plan, head, length).first);
+        for (int64_t p = pages.first(); p < first && more > 0; ++p) {
+          more -= p >= pages.last() || !(pages.at(p).shared() || saved(layer, h, p)) ? 1 : 0;
+        }
+        more += first > pages.first() ? 1 : 0;
+      }
+      growth.after += more * head.page_bytes;
+    }
+    growth.most = std::max(growth.most, growth.after);
+    return growth;
+  }
+
+  // Whether some save point comes back to a page that the sequence holds.
+  bool saved(size_t layer, size_t h, int64_t page) const {
+    const LayerPlan& plan = cache->layers[layer];
+    return std::any_of(save_points.begin(), save_points.end(), [&](const SavePoint& point) {
+      return page < cache->pages_for(plan, plan.heads[h], point.length).last;
+    });
+  }
+
   // Whether the state after `length` tokens can be rebuilt from what one side still holds: its
-  // packed tokens are all there (pages only grow), so it comes down to the exact ones.
+  // packed tokens are all there if its pages are, so it comes down to the exact ones.
   bool side_holds(const LayerPlan& plan, const SidePlan& side, int64_t length,
                   int64_t present) const {
     const int64_t then = cache->after_prefix(length);
@@ -283,7 +358,10 @@ struct KvSequence::Impl {
     if (find_save_point(length)) return true;
     for (size_t l = 0; l < layers.size(); ++l) {
       const LayerPlan& plan = cache->layers[l];
-      for (const HeadPlan& head : plan.heads) {
+      for (size_t h = 0; h < plan.heads.size(); ++h) {
+        const HeadPlan& head = plan.heads[h];
+        const PageSpan span = cache->pages_for(plan, head, length);
+        if (span.count() > 0 && span.first < layers[l].pages[h].first()) return false;
         if (!side_holds(plan, head.k, length, layers[l].length)) return false;
         if (!side_holds(plan, head.v, length, layers[l].length)) return false;
       }
@@ -399,6 +477,7 @@ const LayerView& KvSequence::append(int32_t layer, const float* k, const float* 
   view.num_tokens = n;
   view.intact_prefix = prefix_limit;
   view.residual_length = plan.residual_length;
+  view.window = plan.window;
   view.prefill = cache.recipe.prefill;
   view.head_dim = head_dim;
   view.heads.resize(plan.heads.size());
@@ -407,7 +486,7 @@ const LayerView& KvSequence::append(int32_t layer, const float* k, const float* 
   const int64_t after = cache.after_prefix(state.length + n);
   for_each_side([&](int64_t h, bool key, int thread) {
     const HeadPlan& head = plan.heads[static_cast<size_t>(h)];
-    auto& pages = state.pages[static_cast<size_t>(h)];
+    PageList& pages = state.pages[static_cast<size_t>(h)];
     HeadView& head_view = view.heads[static_cast<size_t>(h)];
     const SidePlan& side = key ? head.k : head.v;
     const std::byte* rows = (key ? stage.k_ : stage.v_).data() + h * head_stride;
@@ -423,7 +502,8 @@ const LayerView& KvSequence::append(int32_t layer, const float* k, const float* 
     s.fill_side_view(key ? head_view.k : head_view.v, step, state.length, n);
     if (!key) return;
     head_view.pages = pages.data();
-    head_view.num_pages = static_cast<int64_t>(pages.size());
+    head_view.num_pages = pages.last() - pages.first();
+    head_view.first_page = pages.first();
   });
   stage.layer_ = layer;
   return view;
@@ -455,6 +535,7 @@ void KvSequence::commit(int32_t layer, AppendStage& stage) {
     }
   }
   state.length += view.num_tokens;
+  if (plan.window > 0) s.give_up_pages(static_cast<size_t>(layer));
 }
 
 KvSequence KvSequence::fork() const {
@@ -464,9 +545,7 @@ KvSequence KvSequence::fork() const {
   copy->layers = impl_->layers;
   copy->windows = impl_->windows.copy(BufferUse::kWindow);
   copy->prefix = impl_->prefix;
-  for (const SavePoint& point : impl_->save_points) {
-    copy->save_points.push_back({point.length, point.windows.copy(BufferUse::kSavePoint)});
-  }
+  for (const SavePoint& point : impl_->save_points) copy->save_points.push_back(point.copy());
   return KvSequence(std::move(copy));
 }
 
@@ -477,7 +556,15 @@ void KvSequence::save_point() {
     LOWKEY_CHECK(layer.length == length, "save_point in the middle of a step");
   }
   if (s.find_save_point(length)) return;
-  s.save_points.push_back({length, s.windows.copy(BufferUse::kSavePoint)});
+  SavePoint point{length, s.windows.copy(BufferUse::kSavePoint), {}};
+  for (const LayerPlan& plan : s.cache->layers) {
+    std::vector<PageList>& heads = point.behind.emplace_back();
+    if (plan.window == 0) continue;
+    for (const HeadPlan& head : plan.heads) {
+      heads.emplace_back(s.cache->pages_for(plan, head, length).first);
+    }
+  }
+  s.save_points.push_back(std::move(point));
 }
 
 void KvSequence::drop_save_points(size_t keep) {
@@ -495,21 +582,32 @@ int64_t KvSequence::nearest_restorable(int64_t length) const {
 bool KvSequence::truncate(int64_t length) {
   Impl& s = *impl_;
   if (!s.restorable(length)) return false;
-  if (const SavePoint* point = s.find_save_point(length)) {
+  const SavePoint* point = s.find_save_point(length);
+  if (point) {
     if (point->windows.size() > 0) {
       std::memcpy(s.windows.data(), point->windows.data(),
                   static_cast<size_t>(point->windows.size()));
     }
   }
-  std::erase_if(s.save_points, [&](const SavePoint& point) { return point.length > length; });
   for (size_t l = 0; l < s.layers.size(); ++l) {
     const LayerPlan& plan = s.cache->layers[l];
     for (size_t h = 0; h < plan.heads.size(); ++h) {
-      s.layers[l].pages[h].resize(
-          static_cast<size_t>(s.cache->pages_for(plan, plan.heads[h], length)));
+      const PageSpan span = s.cache->pages_for(plan, plan.heads[h], length);
+      PageList& pages = s.layers[l].pages[h];
+      if (pages.first() == span.first) {
+        pages.shrink(span.last);
+        continue;
+      }
+      PageList before(span.first);
+      for (int64_t p = span.first; p < span.last; ++p) {
+        before.push_back(pages.holds(p) ? pages.at(p) : point->behind[l][h].at(p));
+      }
+      pages = std::move(before);
     }
     s.layers[l].length = length;
   }
+  // Last, for `point` is one of them.
+  std::erase_if(s.save_points, [&](const SavePoint& later) { return later.length > length; });
   return true;
 }
 
@@ -519,12 +617,16 @@ std::string KvSequence::state_bytes(int32_t layer, int32_t head, Side which) con
   const LayerState& state = s.layers[static_cast<size_t>(layer)];
   const HeadPlan& head_plan = plan.heads[static_cast<size_t>(head)];
   const SidePlan& side = which == Side::kKey ? head_plan.k : head_plan.v;
-  const auto& pages = state.pages[static_cast<size_t>(head)];
+  const PageList& pages = state.pages[static_cast<size_t>(head)];
   const int32_t head_dim = side.layout.head_dim();
   const int64_t tokens = s.cache->after_prefix(state.length);
   const int64_t stored = stored_tokens(side.window, plan.residual_length, tokens);
 
-  std::string bytes = fmt::format("{} {} {}\n", state.length, stored, tokens - stored);
+  const int64_t first = std::min(stored, pages.first() * kPageTokens);
+
+  std::string bytes = fmt::format("{} {} {}", state.length, stored, tokens - stored);
+  if (plan.window > 0) bytes += fmt::format(" from {}", first);
+  bytes += '\n';
   auto append_raw = [&](const void* data, int64_t size) {
     bytes.append(static_cast<const char*>(data), static_cast<size_t>(size));
   };
@@ -532,9 +634,8 @@ std::string KvSequence::state_bytes(int32_t layer, int32_t head, Side which) con
   if (prefix_tokens > 0) {
     append_raw(s.prefix->data() + side.prefix_offset, prefix_tokens * side.row_bytes);
   }
-  for (int64_t t = 0; t < stored; ++t) {
-    const std::byte* page_side =
-        pages[static_cast<size_t>(t / kPageTokens)].data() + side.page_offset;
+  for (int64_t t = first; t < stored; ++t) {
+    const std::byte* page_side = pages.at(t / kPageTokens).data() + side.page_offset;
     const auto in_page = static_cast<int32_t>(t % kPageTokens);
     if (!side.layout.packed()) {
       append_raw(page_side + in_page * side.row_bytes, side.row_bytes);
@@ -587,17 +688,14 @@ bool KvCache::try_reserve(const KvSequence& sequence, int64_t tokens) const {
   if (limit == 0) return true;
   const KvSequence::Impl& s = *sequence.impl_;
   const int64_t length = s.min_length() + tokens;
-  int64_t more = 0;
+  int64_t after = 0;
+  int64_t in_step = 0;  // of one layer at a time
   for (size_t l = 0; l < s.layers.size(); ++l) {
-    const LayerPlan& plan = impl_->layers[l];
-    for (size_t h = 0; h < plan.heads.size(); ++h) {
-      int64_t owned = 0;
-      for (const PageRef& page : s.layers[l].pages[h]) owned += page.shared() ? 0 : 1;
-      const int64_t needed = impl_->pages_for(plan, plan.heads[h], length);
-      more += std::max<int64_t>(0, needed - owned) * plan.heads[h].page_bytes;
-    }
+    const KvSequence::Impl::Growth growth = s.growth(l, length);
+    after += growth.after;
+    in_step = std::max(in_step, growth.most - growth.after);
   }
-  return usage().in_use() + more <= limit;
+  return usage().in_use() + after + in_step <= limit;
 }
 
 CacheUsage KvCache::usage() const {

@@ -8,6 +8,11 @@
 // "Exact" is IEEE f16 (f32 for 32-bit sides): values are rounded to it as they arrive, and
 // quantization starts from the rounded ones.
 //
+// A layer whose queries see a window of W tokens (KvShape::windows; the query's own and the W - 1
+// before it) holds only the pages that the next query sees something of, pages_held(): the others
+// are given up in commit(), unless a save point needs them. The contract holds for what is held.
+// The intact prefix stays in memory, but behind the window it is not attended to.
+//
 // One step of one layer:
 //   const LayerView& view = sequence.append(layer, k, v, n, stage);   // packs what must be packed
 //   by L + n attend(view, ...);                                                //
@@ -16,6 +21,7 @@
 //
 // Thread-safety: a sequence belongs to one thread at a time; different sequences of one cache may
 // run in parallel.
+#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <memory>
@@ -54,9 +60,14 @@ struct SideView {
 inline constexpr int64_t kBlockPages = 4;
 
 struct HeadView {
-  const PageRef* pages = nullptr;  // page p holds tokens [p * kPageTokens, ...) after the prefix
+  const PageRef* pages = nullptr;  // pages[0] is page `first_page`
   int64_t num_pages = 0;
+  int64_t first_page = 0;  // those before are behind the layer's window
   SideView k, v;
+
+  // Page p holds tokens [p * kPageTokens, ...) after the prefix.
+  bool holds(int64_t p) const { return p >= first_page && p < first_page + num_pages; }
+  const std::byte* page(int64_t p) const { return pages[p - first_page].data(); }
 };
 
 // One layer of one sequence during a step. Valid until commit().
@@ -65,13 +76,19 @@ struct LayerView {
   int64_t num_tokens = 0;  // n, the step's own
   int64_t intact_prefix = 0;
   int64_t residual_length = 0;
+  int64_t window = 0;  // how many tokens a query sees, its own included; 0: all
   PrefillMode prefill = PrefillMode::kCached;
   int32_t head_dim = 0;
   std::vector<HeadView> heads;
 
-  // How many tokens (after the prefix) the query at `query_position` sees in packed form on this
-  // side; all later ones, itself included, it sees exactly. 16- and 32-bit sides: everything up to
-  // itself is in the pages.
+  // The first position that the query at `query_position` sees.
+  int64_t first_seen(int64_t query_position) const {
+    return window == 0 ? 0 : std::max<int64_t>(0, query_position - window + 1);
+  }
+
+  // How many tokens (after the prefix) come to the query at `query_position` in packed form on this
+  // side (those before first_seen() do not come at all); all later ones, itself included, it sees
+  // exactly. 16- and 32-bit sides: everything up to itself is in the pages.
   int64_t stored_for(const SideView& side, int64_t query_position) const;
 };
 
@@ -114,17 +131,20 @@ class KvSequence {
   KvSequence fork() const;
 
   // Sets the exact windows aside, so that truncate() can come back to the present length later.
+  // Pages of the present length that fall behind a layer's window stay in use for it.
   void save_point();
   // Gives up all save points but the newest `keep`.
   void drop_save_points(size_t keep);
   // The longest length <= `length` to which truncate() can go back.
   int64_t nearest_restorable(int64_t length) const;
   // Forgets tokens beyond `length`. False, changing nothing, if that state no longer exists
-  // (packing forgets): recompute from nearest_restorable().
+  // (packing forgets; pages behind a layer's window are given up): recompute from
+  // nearest_restorable().
   [[nodiscard]] bool truncate(int64_t length);
 
   // The packed bytes, parameters and exact rows that define the state of one side of one head, in a
-  // canonical order: equal strings if and only if the states are bit-identical.
+  // canonical order: equal strings if and only if the states are bit-identical. Of the stored
+  // tokens, those in pages_held(); the string says where they begin.
   std::string state_bytes(int32_t layer, int32_t head, Side side) const;
 
  private:
@@ -146,12 +166,13 @@ class KvCache {
   const ResolvedRecipe& recipe() const;
   const PageLayout& page_layout(int32_t layer, int32_t head) const;
 
-  // Whether `sequence` could grow by `tokens` within max_bytes (worst case: no page shared any
-  // more).
+  // Whether `sequence` could grow by `tokens` within max_bytes, in steps of any size (worst case:
+  // no page shared any more).
   bool try_reserve(const KvSequence& sequence, int64_t tokens) const;
 
-  CacheUsage usage()
-      const;  // as allocated; equals bytes_at() of the recipe for a sequence that shares nothing
+  // As allocated; between steps, equals bytes_at() of the recipe for a sequence that shares nothing
+  // (and has no save points, where layers have windows).
+  CacheUsage usage() const;
 
  private:
   friend class KvSequence;

@@ -1,13 +1,25 @@
 #include "engine/engine.h"
 
+#include <unistd.h>
+
 #include <algorithm>
+#include <fstream>
 
 #include "core/cpu.h"
 #include "core/error.h"
+#include "model/kv_shape.h"
 
 namespace lowkey {
 
-WeightStorage best_weight_storage(const ModelFile& file) {
+int64_t available_memory() {
+  int64_t memory = int64_t{::sysconf(_SC_PHYS_PAGES)} * ::sysconf(_SC_PAGESIZE);
+  int64_t limit = 0;
+  if (std::ifstream("/sys/fs/cgroup/memory.max") >> limit) memory = std::min(memory, limit);
+  return memory;
+}
+
+WeightStorage best_weight_storage(const ModelFile& file, int64_t memory) {
+  if (static_cast<int64_t>(file.weight_bytes()) > memory / 4) return WeightStorage::kFile;
   for (const std::string& name : file.tensor_names()) {
     if (dtype_block_elements(file.tensor(name).dtype) > 1) return WeightStorage::kPacked;
   }
@@ -40,8 +52,7 @@ Engine::Engine(const std::filesystem::path& model, const EngineOptions& options,
 Engine::~Engine() = default;
 
 KvShape Engine::kv_shape() const {
-  const ModelConfig& config = file_.config();
-  return {config.num_layers, config.num_kv_heads, config.head_dim};
+  return lowkey::kv_shape(file_.config());
 }
 
 std::vector<int32_t> Engine::encode_chat(const std::vector<ChatMessage>& messages, bool answer_next,

@@ -27,10 +27,14 @@ struct EngineOptions {
   int64_t max_context = 0;                    // 0: the model's own
 };
 
+// Bytes that this process may use: the machine's memory, or its control group's limit.
+int64_t available_memory();
+
 // What this machine decodes fastest without losing what matters. Weights quantized in the file stay
 // quantized: their blocks are exact, and the fewest bytes to read. Others: bf16 where the processor
-// has it, else f32.
-WeightStorage best_weight_storage(const ModelFile& file);
+// has it, else f32. A file larger than a quarter of `memory` is used in place (kFile) whatever its
+// types: beside copies for decode and for prompts it would not fit, or leave no room for the cache.
+WeightStorage best_weight_storage(const ModelFile& file, int64_t memory = available_memory());
 
 // Prompts are computed in pieces of at most this many tokens: enough for full-speed matrix
 // products, little enough that activations stay small and progress moves.

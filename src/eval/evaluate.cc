@@ -8,6 +8,7 @@
 #include "core/error.h"
 #include "engine/engine.h"
 #include "eval/scorer.h"
+#include "model/kv_shape.h"
 #include "recipe/bytes.h"
 
 namespace lowkey {
@@ -25,9 +26,7 @@ class Evaluator {
             const std::vector<ResolvedRecipe>& recipes, const EvaluateOptions& options,
             ThreadPool& pool, const ProgressFn& progress)
       : model_(model), tokens_(tokens), options_(options), pool_(pool), progress_(progress) {
-    const ModelConfig& config = model_.config();
-    add_arm(resolve_recipe(parse_recipe("16"),
-                           {config.num_layers, config.num_kv_heads, config.head_dim}));
+    add_arm(resolve_recipe(parse_recipe("16"), kv_shape(model_.config())));
     for (const ResolvedRecipe& recipe : recipes) add_arm(recipe);
   }
 

@@ -7,6 +7,7 @@
 #include "cache/kv_cache.h"
 #include "core/error.h"
 #include "engine/engine.h"
+#include "model/kv_shape.h"
 #include "recipe/bytes.h"
 
 namespace lowkey {
@@ -66,7 +67,7 @@ struct Scorer::Impl {
   Impl(Model& runs, std::vector<Document> texts, ThreadPool& threads, const ScorerOptions& options)
       : model(runs), pool(threads), documents(std::move(texts)) {
     const ModelConfig& config = model.config();
-    shape = {config.num_layers, config.num_kv_heads, config.head_dim};
+    shape = kv_shape(model.config());
     for (const Document& document : documents) {
       check(document, config);
       tokens += std::ssize(document.tokens);

@@ -1,6 +1,7 @@
 #include "linear/gemm.h"
 
 #include <algorithm>
+#include <bit>
 #include <functional>
 
 #include "core/checked.h"
@@ -37,18 +38,31 @@ struct RowBlocks {
   int64_t num_rows, count, size;
 };
 
-void check_input(const Bf16Rows& x, const PackedMatrix& weight) {
-  LOWKEY_CHECK(x.stride >= weight.padded_cols(), "rows of {} for a matrix of {} columns", x.stride,
-               weight.cols());
+void check_input(const Bf16Rows& x, int64_t cols) {
+  LOWKEY_CHECK(x.stride >= round_up<int64_t>(cols, 2), "rows of {} for a matrix of {} columns",
+               x.stride, cols);
+}
+
+// Half `half` of the block: 32 features from `first` on, which lie at `weights` in their panel.
+void set_half(GemmBlock& block, int half, const BFloat16* weights, const float* bias, int64_t first,
+              int64_t num_features) {
+  block.halves[half] = weights;
+  block.biases[half] = bias ? bias + first : nullptr;
+  block.features[half] = std::clamp<int64_t>(num_features - first, 0, kHalf);
 }
 
 // The half of a panel that starts at feature `first` of the matrix.
-void set_half(GemmBlock& block, int half, const PackedMatrix& weight, const float* bias,
-              int64_t first) {
-  const int64_t panel = first / PackedMatrix::kPanelRows;
-  block.halves[half] = weight.panel(panel) + first % PackedMatrix::kPanelRows * 2;
-  block.biases[half] = bias ? bias + first : nullptr;
-  block.features[half] = std::clamp<int64_t>(weight.rows() - first, 0, kHalf);
+const BFloat16* half_of(const PackedMatrix& weight, int64_t first) {
+  return weight.panel(first / PackedMatrix::kPanelRows) + first % PackedMatrix::kPanelRows * 2;
+}
+
+// `elements` from the first whole cache line of `storage` on.
+BFloat16* aligned_panel(std::vector<BFloat16>& storage, int64_t elements) {
+  constexpr size_t kLine = 64;
+  const size_t wanted = static_cast<size_t>(elements) + kLine / sizeof(BFloat16);
+  if (storage.size() < wanted) storage.resize(wanted);
+  const auto address = std::bit_cast<uintptr_t>(storage.data());
+  return storage.data() + (round_up<uintptr_t>(address, kLine) - address) / sizeof(BFloat16);
 }
 
 GemmBlock block_of(const Bf16Rows& x, const RowBlocks& blocks, int64_t index, int64_t pairs) {
@@ -72,7 +86,7 @@ void gemm(const Bf16Rows& x, std::span<const GemmOutput> outputs, GemmStore stor
   if (x.num_rows == 0 || outputs.empty()) return;
   int64_t num_panels = 0;
   for (const GemmOutput& output : outputs) {
-    check_input(x, *output.weight);
+    check_input(x, output.weight->cols());
     num_panels += output.weight->num_panels();
   }
   const GemmKernels& table = kernels();
@@ -87,19 +101,61 @@ void gemm(const Bf16Rows& x, std::span<const GemmOutput> outputs, GemmStore stor
     const PackedMatrix& weight = *output->weight;
     const int64_t first = panel * PackedMatrix::kPanelRows;
     GemmBlock block = block_of(x, blocks, row_block, weight.padded_cols() / 2);
-    set_half(block, 0, weight, output->bias, first);
-    set_half(block, 1, weight, output->bias, first + kHalf);
+    for (int half = 0; half < 2; ++half) {
+      const int64_t feature = first + half * kHalf;
+      set_half(block, half, weight.panel(panel) + half * kHalf * 2, output->bias, feature,
+               weight.rows());
+    }
     if (panel + 1 < weight.num_panels()) block.prefetch = weight.panel(panel + 1);
     kernel(block, output->y + blocks.first(row_block) * weight.rows() + first, weight.rows());
   };
   pool.run(num_panels * blocks.count, std::ref(job));  // a std::function of it would allocate
 }
 
+void gemm_streamed(const Bf16Rows& x, std::span<const StreamedOutput> outputs, GemmStore store,
+                   GemmScratch& scratch, ThreadPool& pool) {
+  if (x.num_rows == 0 || outputs.empty()) return;
+  const auto panels_of = [](const WeightMatrix& weight) {
+    return ceil_div(weight.rows(), PackedMatrix::kPanelRows);
+  };
+  int64_t num_panels = 0;
+  for (const StreamedOutput& output : outputs) {
+    check_input(x, output.weight->cols());
+    num_panels += panels_of(*output.weight);
+  }
+  scratch.threads_.resize(static_cast<size_t>(pool.num_threads()));
+  const GemmKernels& table = kernels();
+  const auto kernel = store == GemmStore::kAdd ? table.add : table.replace;
+  const RowBlocks blocks(x.num_rows);
+  const auto job = [&](int64_t task, int thread) {
+    int64_t index = task;
+    const StreamedOutput* output = outputs.data();
+    while (index >= panels_of(*output->weight)) index -= panels_of(*(output++)->weight);
+    const WeightMatrix& weight = *output->weight;
+    const int64_t pairs = ceil_div<int64_t>(weight.cols(), 2);
+
+    GemmScratch::PerThread& own = scratch.threads_[static_cast<size_t>(thread)];
+    BFloat16* const panel = aligned_panel(own.panel, pairs * 2 * PackedMatrix::kPanelRows);
+    pack_panel(weight, index, own.packing, panel);
+
+    const int64_t first = index * PackedMatrix::kPanelRows;
+    for (int64_t row_block = 0; row_block < blocks.count; ++row_block) {
+      GemmBlock block = block_of(x, blocks, row_block, pairs);
+      for (int half = 0; half < 2; ++half) {
+        set_half(block, half, panel + half * kHalf * 2, output->bias, first + half * kHalf,
+                 weight.rows());
+      }
+      kernel(block, output->y + blocks.first(row_block) * weight.rows() + first, weight.rows());
+    }
+  };
+  pool.run(num_panels, std::ref(job));
+}
+
 void gated_gemm(const Bf16Rows& x, const GatedGemmOutput& output, ThreadPool& pool) {
   if (x.num_rows == 0) return;
   const PackedMatrix& gate = *output.gate;
   const PackedMatrix& up = *output.up;
-  check_input(x, gate);
+  check_input(x, gate.cols());
   LOWKEY_CHECK(gate.rows() == up.rows() && gate.cols() == up.cols(), "gate {} x {}, up {} x {}",
                gate.rows(), gate.cols(), up.rows(), up.cols());
   const GemmKernels& table = kernels();
@@ -110,8 +166,8 @@ void gated_gemm(const Bf16Rows& x, const GatedGemmOutput& output, ThreadPool& po
     const int64_t half = task / blocks.count;
     const int64_t first = half * kHalf;
     GemmBlock block = block_of(x, blocks, row_block, gate.padded_cols() / 2);
-    set_half(block, 0, gate, output.gate_bias, first);
-    set_half(block, 1, up, output.up_bias, first);
+    set_half(block, 0, half_of(gate, first), output.gate_bias, first, gate.rows());
+    set_half(block, 1, half_of(up, first), output.up_bias, first, up.rows());
     // The next pair of panels, one during each half of this one.
     const int64_t next = half / 2 + 1;
     if (next < gate.num_panels()) block.prefetch = (half % 2 == 0 ? gate : up).panel(next);

@@ -5,6 +5,7 @@
 // rows.
 #include <cstdint>
 #include <span>
+#include <vector>
 
 #include "core/half.h"
 #include "core/threads.h"
@@ -35,6 +36,27 @@ enum class GemmStore : uint8_t { kReplace, kAdd };  // y = product, or y += prod
 // Matrices that share an input (Q, K and V) go in one call: one fork and join.
 void gemm(const Bf16Rows& x, std::span<const GemmOutput> outputs, GemmStore store,
           ThreadPool& pool);
+
+// The same with matrices as they lie in memory: every panel is packed by the thread that multiplies
+// by it, for this call alone. A prompt of hundreds of rows pays a few percent for weights that
+// exist once. Allocates until `scratch` has grown; one call at a time on a scratch.
+struct StreamedOutput {
+  const WeightMatrix* weight = nullptr;
+  const float* bias = nullptr;  // [weight->rows()], or null
+  float* y = nullptr;           // [num_rows, weight->rows()]
+};
+class GemmScratch {
+ private:
+  friend void gemm_streamed(const Bf16Rows&, std::span<const StreamedOutput>, GemmStore,
+                            GemmScratch&, ThreadPool&);
+  struct PerThread {
+    PanelScratch packing;
+    std::vector<BFloat16> panel;
+  };
+  std::vector<PerThread> threads_;
+};
+void gemm_streamed(const Bf16Rows& x, std::span<const StreamedOutput> outputs, GemmStore store,
+                   GemmScratch& scratch, ThreadPool& pool);
 
 // silu(x gate^T + gate_bias) * (x up^T + up_bias), rounded to bf16: the first half of a gated MLP,
 // whose two products never reach memory.

@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <vector>
 
 #include "core/checked.h"
 #include "core/half.h"
@@ -14,6 +15,12 @@
 #include "linear/weight_matrix.h"
 
 namespace lowkey {
+
+// Room for packing panels one at a time. One per thread.
+struct PanelScratch {
+  std::vector<float> floats;      // a row
+  std::vector<BFloat16> rounded;  // a panel's rows
+};
 
 class PackedMatrix {
  public:
@@ -42,5 +49,9 @@ class PackedMatrix {
   int64_t rows_ = 0;
   int64_t cols_ = 0;
 };
+
+// One panel: features [64 index, 64 index + 64) of `matrix`. out: [panel_elements()]; what does not
+// belong to a feature there is zero.
+void pack_panel(const WeightMatrix& matrix, int64_t index, PanelScratch& scratch, BFloat16* out);
 
 }  // namespace lowkey

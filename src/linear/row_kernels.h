@@ -39,6 +39,11 @@ struct FormatKernels {
   void (*to_f32)(const std::byte* row, int64_t cols, float* out) noexcept;
 };
 
+struct ActivationKernels {
+  void (*activate)(float* x, int64_t count) noexcept;
+  void (*gate)(float* x, const float* y, int64_t count) noexcept;  // activation times y
+};
+
 inline constexpr size_t kNumDTypes = static_cast<size_t>(DType::kQ6_K) + 1;
 
 struct RowKernels {
@@ -49,8 +54,13 @@ struct RowKernels {
   // elementwise.h has the formulas.
   void (*rms_norm)(const float* x, const float* weight, float eps, int64_t cols,
                    float* out) noexcept;
-  void (*silu_mul)(float* gate, const float* up, int64_t count) noexcept;
+  void (*layer_norm)(const float* x, const float* weight, const float* bias, float eps,
+                     int64_t cols, float* out) noexcept;
+  ActivationKernels silu, gelu, gelu_tanh, relu;
+  void (*softcap)(float* x, int64_t count, float cap) noexcept;
   void (*add)(float* x, const float* y, int64_t count) noexcept;
+  void (*scale)(float* x, float factor, int64_t count) noexcept;
+  void (*add_scaled)(float* x, const float* y, float factor, int64_t count) noexcept;
   void (*rotate)(float* head, const float* cos, const float* sin, int64_t half_dim) noexcept;
 
   const FormatKernels& format(DType dtype) const { return formats[static_cast<size_t>(dtype)]; }

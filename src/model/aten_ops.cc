@@ -26,6 +26,15 @@ at::Tensor view_of(const std::vector<float>& values) {
   return view_of(values.data(), {static_cast<int64_t>(values.size())});
 }
 
+// Copies: autograd remembers what it was given.
+at::Tensor index_of(std::span<const int64_t> rows) {
+  return at::from_blob(const_cast<int64_t*>(rows.data()), {std::ssize(rows)}, at::kLong).clone();
+}
+
+at::Tensor rms_norm(const at::Tensor& x, const std::vector<float>& weight, double eps) {
+  return x * at::rsqrt(x.square().mean(-1, /*keepdim=*/true) + eps) * view_of(weight);
+}
+
 // What a matrix kept in blocks is unpacked to: bf16 products are twice as fast where the processor
 // has them, and several times slower where it has not.
 at::ScalarType unpacked_type() {
@@ -56,12 +65,16 @@ at::Tensor product(const at::Tensor& x, const at::Tensor& weight) {
 }  // namespace
 
 AtenOps::AtenOps(const ModelConfig& config, ThreadPool& pool, CacheAttention& attention)
-    : norm_eps_(config.norm_eps), head_dim_(config.head_dim), pool_(pool), attention_(attention) {}
+    : norm_(config.norm),
+      activation_(config.activation),
+      norm_eps_(config.norm_eps),
+      head_dim_(config.head_dim),
+      pool_(pool),
+      attention_(attention),
+      router_(config, pool) {}
 
 void AtenOps::begin(const StepRows& step) {
   step_ = &step;
-  cos_ = view_of(step.cos(), {step.num_rows(), 1, step.half_dim()});
-  sin_ = view_of(step.sin(), {step.num_rows(), 1, step.half_dim()});
 }
 
 at::Tensor AtenOps::tensor_of(const WeightMatrix& matrix) {
@@ -94,6 +107,10 @@ AtenOps::Value AtenOps::rows_of(const float* x, int64_t rows, int64_t cols) {
   return view_of(x, {rows, cols}).clone();
 }
 
+AtenOps::Value AtenOps::zeros(int64_t rows, int64_t cols) {
+  return at::zeros({rows, cols}, at::kFloat);
+}
+
 int64_t AtenOps::rows(const Value& x) const {
   return x.size(0);
 }
@@ -123,18 +140,30 @@ AtenOps::Value AtenOps::linear(const Value& x, const Linear& linear) {
   });
 }
 
-AtenOps::Value AtenOps::rms_norm(const Value& x, const std::vector<float>& weight) {
+AtenOps::Value AtenOps::norm(const Value& x, const Norm& norm) {
   return by_rows(x.size(0), x.size(1), [&](int64_t first, int64_t count) {
     const at::Tensor rows = x.narrow(0, first, count);
-    return rows * at::rsqrt(rows.square().mean(-1, /*keepdim=*/true) + norm_eps_) * view_of(weight);
+    if (norm_ == NormKind::kRms) return rms_norm(rows, norm.weight, norm_eps_);
+    const at::Tensor bias = norm.bias.empty() ? at::Tensor() : view_of(norm.bias);
+    return at::layer_norm(rows, {x.size(1)}, view_of(norm.weight), bias, norm_eps_);
   });
 }
 
-AtenOps::Value AtenOps::rope(const Value& x, int32_t num_heads) {
-  const int64_t half = step_->half_dim();
+AtenOps::Value AtenOps::norm_heads(const Value& x, const std::vector<float>& weight,
+                                   int32_t num_heads) {
+  return by_rows(x.size(0), x.size(1), [&](int64_t first, int64_t count) {
+    const at::Tensor heads = x.narrow(0, first, count).reshape({count, num_heads, head_dim_});
+    return rms_norm(heads, weight, norm_eps_).view({count, x.size(1)});
+  });
+}
+
+AtenOps::Value AtenOps::rope(const Value& x, int32_t num_heads, RopeUse use) {
+  const StepRows::Angles& angles = step_->angles(use);
+  const int64_t half = angles.half_dim;
   return by_rows(x.size(0), x.size(1), [&](int64_t first, int64_t count) {
     const at::Tensor heads = x.narrow(0, first, count).view({count, num_heads, head_dim_});
-    const at::Tensor cos = cos_.narrow(0, first, count), sin = sin_.narrow(0, first, count);
+    const at::Tensor cos = view_of(angles.cos_of(first), {count, 1, half});
+    const at::Tensor sin = view_of(angles.sin_of(first), {count, 1, half});
     const at::Tensor low = heads.narrow(-1, 0, half);
     const at::Tensor high = heads.narrow(-1, half, half);
     const at::Tensor rest = heads.narrow(-1, 2 * half, head_dim_ - 2 * half);
@@ -158,9 +187,25 @@ void AtenOps::store(int32_t layer, const Value& k, const Value& v) {
                    values.const_data_ptr<float>());
 }
 
-AtenOps::Value AtenOps::silu_mul(const Value& gate, const Value& up) {
-  return by_rows(gate.size(0), gate.size(1), [&](int64_t first, int64_t count) {
-    return at::silu(gate.narrow(0, first, count)) * up.narrow(0, first, count);
+at::Tensor AtenOps::activated(const at::Tensor& x) const {
+  switch (activation_) {
+    case Activation::kSilu: return at::silu(x);
+    case Activation::kGelu: return at::gelu(x);
+    case Activation::kGeluTanh: return at::gelu(x, "tanh");
+    case Activation::kRelu: return at::relu(x);
+  }
+  return at::silu(x);
+}
+
+AtenOps::Value AtenOps::activate(const Value& x) {
+  return by_rows(x.size(0), x.size(1), [&](int64_t first, int64_t count) {
+    return activated(x.narrow(0, first, count));
+  });
+}
+
+AtenOps::Value AtenOps::gate(const Value& x, const Value& y) {
+  return by_rows(x.size(0), x.size(1), [&](int64_t first, int64_t count) {
+    return activated(x.narrow(0, first, count)) * y.narrow(0, first, count);
   });
 }
 
@@ -168,11 +213,23 @@ AtenOps::Value AtenOps::add(const Value& x, const Value& y) {
   return x + y;
 }
 
+AtenOps::Value AtenOps::scale(const Value& x, float factor) {
+  return x * factor;
+}
+
 AtenOps::Value AtenOps::select_rows(const Value& x, std::span<const int64_t> rows) {
-  if (std::ssize(rows) == x.size(0)) return x;
-  const at::Tensor index =
-      at::from_blob(const_cast<int64_t*>(rows.data()), {std::ssize(rows)}, at::kLong);
-  return x.index_select(0, index);
+  return x.index_select(0, index_of(rows));
+}
+
+AtenOps::Value AtenOps::add_to_rows(const Value& x, const Value& y, std::span<const int64_t> rows,
+                                    std::span<const float> factors) {
+  const at::Tensor by_row = view_of(factors.data(), {std::ssize(factors), 1}).clone();
+  return x.index_add(0, index_of(rows), y * by_row);
+}
+
+const Routing& AtenOps::route(const Value& x, const Linear& router) {
+  const at::Tensor rows = x.contiguous();
+  return router_.route(rows.const_data_ptr<float>(), rows.size(0), router);
 }
 
 void AtenOps::logits(const WeightMatrix& head, const float* hidden, int64_t rows, float* out) {

@@ -1,7 +1,7 @@
 #pragma once
 // The operations of ops.h on libtorch: prompts that PrefillOps does not suit, training, tests.
-// Written with out-of-place operations, so that autograd can follow them; attend alone leaves ATen
-// (the packed cache), and training replaces it. Belongs to one thread.
+// Written with out-of-place operations, so that autograd can follow them; attend (the packed cache)
+// and route alone leave ATen, and training replaces them. Belongs to one thread.
 //
 // At inference the rows of a step are shared out over our own pool, and ATen runs single-threaded
 // on each of its threads: libgomp's threads spin while they wait, which on a busy machine makes a
@@ -17,6 +17,7 @@
 #include "core/threads.h"
 #include "model/cache_attention.h"
 #include "model/ops.h"
+#include "model/routing.h"
 #include "model/step.h"
 #include "model/weights.h"
 
@@ -32,6 +33,7 @@ class AtenOps {
   void begin(const StepRows& step);
 
   Value rows_of(const float* x, int64_t rows, int64_t cols);
+  Value zeros(int64_t rows, int64_t cols);
   int64_t rows(const Value& x) const;
   const float* floats(const Value& x) const;
   Value embed(const WeightMatrix& table, std::span<const int32_t> tokens);
@@ -40,13 +42,19 @@ class AtenOps {
   std::array<Value, sizeof...(Linears)> linears(const Value& x, const Linears&... weights) {
     return {linear(x, weights)...};
   }
-  Value rms_norm(const Value& x, const std::vector<float>& weight);
-  Value rope(const Value& x, int32_t num_heads);
+  Value norm(const Value& x, const Norm& norm);
+  Value norm_heads(const Value& x, const std::vector<float>& weight, int32_t num_heads);
+  Value rope(const Value& x, int32_t num_heads, RopeUse use);
   Value attend(int32_t layer, const Value& q, const Value& k, const Value& v);
   void store(int32_t layer, const Value& k, const Value& v);
-  Value silu_mul(const Value& gate, const Value& up);
+  Value activate(const Value& x);
+  Value gate(const Value& x, const Value& y);
   Value add(const Value& x, const Value& y);
+  Value scale(const Value& x, float factor);
   Value select_rows(const Value& x, std::span<const int64_t> rows);
+  Value add_to_rows(const Value& x, const Value& y, std::span<const int64_t> rows,
+                    std::span<const float> factors);
+  const Routing& route(const Value& x, const Linear& router);
 
   // Not an operation of layers: straight into the caller's memory [rows, head.rows()].
   void logits(const WeightMatrix& head, const float* hidden, int64_t rows, float* out);
@@ -61,13 +69,17 @@ class AtenOps {
   template <typename Work>
   Value by_rows(int64_t rows, int64_t cols, const Work& work);
 
+  at::Tensor activated(const at::Tensor& x) const;
+
+  const NormKind norm_;
+  const Activation activation_;
   const double norm_eps_;
   const int64_t head_dim_;
   ThreadPool& pool_;
   CacheAttention& attention_;
+  Router router_;
   at::Tensor unpacked_;
   const StepRows* step_ = nullptr;
-  at::Tensor cos_, sin_;  // [rows, 1, half_dim]
 };
 
 }  // namespace lowkey

@@ -13,6 +13,11 @@
 
 namespace lowkey {
 
+// ALiBi's slopes per head, as transformers' build_alibi_tensor makes them for Falcon: powers of
+// 2^(-8 / n) for the greatest power of two n <= num_heads, then every second one of those for 2n,
+// rounded to bf16.
+std::vector<float> alibi_slopes(int32_t num_heads);
+
 class CacheAttention {
  public:
   CacheAttention(const ModelConfig& config, ThreadPool& pool);
@@ -33,6 +38,9 @@ class CacheAttention {
   const int32_t num_qo_heads_;
   const int32_t num_kv_heads_;
   const int32_t head_dim_;
+  const float scale_;
+  const float softcap_;
+  std::vector<float> alibi_slopes_;
   ThreadPool& pool_;
   AttendWorkspace workspace_;
   std::vector<AppendStage> stages_;  // one per item

@@ -5,10 +5,13 @@
 #include <c10/core/InferenceMode.h>
 
 #include <algorithm>
+#include <functional>
 #include <optional>
 #include <string_view>
 
+#include "core/checked.h"
 #include "core/error.h"
+#include "linear/elementwise.h"
 #include "model/aten_ops.h"
 #include "model/cache_attention.h"
 #include "model/decoder_layer.h"
@@ -32,20 +35,26 @@ void translate_errors(const Work& work) {
   }
 }
 
+// Logits that a thread claims at a time to cap them: some microseconds.
+constexpr int64_t kCappedAtOnce = 8192;
+
 int64_t native_rows_of(const ModelWeights& weights) {
-  const bool packed =
-      std::any_of(weights.layers.begin(), weights.layers.end(), [](const LayerWeights& layer) {
-        return layer.gate.weight.layout() == WeightLayout::kStrips;
-      });
+  bool packed = false;
+  for (const LayerWeights& layer : weights.layers) {
+    for_each_linear(layer, [&](const Linear& linear) {
+      packed |= linear.weight.layout() == WeightLayout::kStrips;
+    });
+  }
   return packed ? kNativeRows : kNativeFloatRows;
 }
 
 }  // namespace
 
 struct Model::Impl {
-  Impl(ModelWeights loaded, ThreadPool& pool)
-      : weights(std::move(loaded)),
-        rope(weights.config.rope),
+  Impl(ModelWeights loaded, ThreadPool& threads)
+      : pool(threads),
+        weights(std::move(loaded)),
+        rope(weights.config),
         attention(weights.config, pool),
         native(weights.config, kNativeRows, pool, attention),
         aten(weights.config, pool, attention),
@@ -61,8 +70,19 @@ struct Model::Impl {
     return prefill ? Backend::kPrefill : Backend::kAten;
   }
 
+  void cap_logits(float* logits, int64_t count) {
+    const auto cap = static_cast<float>(weights.config.logit_softcap);
+    if (cap == 0) return;
+    const auto job = [&](int64_t task, int) {
+      const int64_t first = task * kCappedAtOnce;
+      softcap(logits + first, std::min(kCappedAtOnce, count - first), cap);
+    };
+    pool.run(ceil_div(count, kCappedAtOnce), std::ref(job));  // a copy would allocate
+  }
+
+  ThreadPool& pool;
   ModelWeights weights;
-  RopeFrequencies rope;
+  RopeTables rope;
   StepRows step;
   CacheAttention attention;
   NativeOps native;
@@ -71,15 +91,18 @@ struct Model::Impl {
   int64_t native_rows;
 };
 
-Model::Model(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Model::Model(Model&&) noexcept = default;
 Model& Model::operator=(Model&&) noexcept = default;
 Model::~Model() = default;
 
 Model Model::load(const ModelFile& file, WeightStorage storage, ThreadPool& pool,
                   const ProgressFn& progress) {
+  return Model(load_weights(file, storage, pool, progress), pool);
+}
+
+Model::Model(ModelWeights weights, ThreadPool& pool) {
   at::set_num_threads(1);  // on every thread of the pool, which does the sharing out: AtenOps
-  return Model(std::make_unique<Impl>(load_weights(file, storage, pool, progress), pool));
+  impl_ = std::make_unique<Impl>(std::move(weights), pool);
 }
 
 const ModelConfig& Model::config() const {
@@ -100,13 +123,12 @@ void Model::forward(std::span<const StepItem> items, float* hidden, const Forwar
   LOWKEY_CHECK(options.first_layer >= 0 && options.first_layer < m.weights.config.num_layers);
   m.step.assign(items, m.weights.config, m.rope, options.first_layer);
   if (items.empty()) return;
-  const auto tokens = m.step.tokens();
   const auto wanted = m.step.wanted_rows();
   LOWKEY_CHECK(hidden != nullptr || wanted.empty(), "{} rows wanted, but nowhere to put them",
                wanted.size());
   const auto run_on = [&](auto& ops) {
     ops.begin(m.step);
-    const auto rows = transformer(ops, m.weights, tokens, wanted, options);
+    const auto rows = transformer(ops, m.weights, m.step, options);
     std::copy_n(rows.data(), rows.count(), hidden);
   };
   switch (m.backend_for(m.step.num_rows(), options.backend)) {
@@ -117,7 +139,7 @@ void Model::forward(std::span<const StepItem> items, float* hidden, const Forwar
   translate_errors([&] {
     const c10::InferenceMode inference;
     m.aten.begin(m.step);
-    const at::Tensor rows = transformer(m.aten, m.weights, tokens, wanted, options).contiguous();
+    const at::Tensor rows = transformer(m.aten, m.weights, m.step, options).contiguous();
     std::copy_n(rows.const_data_ptr<float>(), rows.numel(), hidden);
   });
 }
@@ -126,12 +148,13 @@ void Model::logits(const float* hidden, int64_t rows, float* out, Backend backen
   Impl& m = *impl_;
   if (m.backend_for(rows, backend) == Backend::kNative) {
     m.native.logits(m.weights.head(), hidden, rows, out);
-    return;
+  } else {
+    translate_errors([&] {
+      const c10::InferenceMode inference;
+      m.aten.logits(m.weights.head(), hidden, rows, out);
+    });
   }
-  translate_errors([&] {
-    const c10::InferenceMode inference;
-    m.aten.logits(m.weights.head(), hidden, rows, out);
-  });
+  m.cap_logits(out, rows * m.weights.head().rows());
 }
 
 }  // namespace lowkey

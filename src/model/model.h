@@ -1,7 +1,8 @@
 #pragma once
-// A Llama-architecture model that computes on packed caches. Decode steps of few rows and, where
-// the machine multiplies bf16 and the weights are no f32, prompts run on our own kernels, the rest
-// on libtorch; which one ran shows in the speed only, up to rounding. Torch-free header.
+// A decoder-only transformer (ModelConfig) that computes on packed caches. Decode steps of few rows
+// and, where the machine multiplies bf16 and the weights are no f32, prompts run on our own
+// kernels, the rest on libtorch; which one ran shows in the speed only, up to rounding. Torch-free
+// header.
 //
 // Belongs to one thread at a time, with the pool it was given: never two models at work on one pool
 // at once.
@@ -36,13 +37,17 @@ class Model {
   static Model load(const ModelFile& file, WeightStorage storage, ThreadPool& pool,
                     const ProgressFn& progress = {});
 
+  // Of weights from elsewhere; what they borrow and the pool must outlive the model.
+  Model(ModelWeights weights, ThreadPool& pool);
+
   Model(Model&&) noexcept;
   Model& operator=(Model&&) noexcept;
   ~Model();
 
   const ModelConfig& config() const;
   const ModelWeights& weights() const;
-  int64_t prefill_bytes() const;  // copies of the weights in the form prompts are computed with
+  // Copies of the weights in the form prompts are computed with: none with WeightStorage::kFile.
+  int64_t prefill_bytes() const;
 
   // Runs the items' tokens through all layers and stores their K and V. The hidden states after the
   // final norm of the rows that were wanted go to `hidden` [wanted rows, hidden_size], items in
@@ -60,7 +65,6 @@ class Model {
 
  private:
   struct Impl;
-  explicit Model(std::unique_ptr<Impl> impl);
   std::unique_ptr<Impl> impl_;
 };
 

@@ -9,17 +9,6 @@ namespace lowkey {
 
 static_assert(LayerOps<NativeOps>);
 
-namespace {
-
-int64_t widest(const ModelConfig& config) {
-  return std::max({static_cast<int64_t>(config.hidden_size),
-                   static_cast<int64_t>(config.intermediate_size),
-                   static_cast<int64_t>(config.num_qo_heads) * config.head_dim,
-                   static_cast<int64_t>(config.num_kv_heads) * config.head_dim});
-}
-
-}  // namespace
-
 RowBuffers::Rows& RowBuffers::Rows::operator=(Rows&& other) noexcept {
   if (this == &other) return *this;
   give_back();
@@ -54,17 +43,23 @@ RowBuffers::Rows RowBuffers::lend(int64_t rows, int64_t cols) {
 
 NativeOps::NativeOps(const ModelConfig& config, int64_t max_rows, ThreadPool& pool,
                      CacheAttention& attention)
-    : norm_eps_(static_cast<float>(config.norm_eps)),
-      head_dim_(config.head_dim),
+    : row_ops_(config),
       max_rows_(max_rows),
       pool_(pool),
       attention_(attention),
-      buffers_(max_rows * widest(config)) {}
+      router_(config, pool),
+      buffers_(max_rows * row_ops_.widest()) {}
 
 NativeOps::Value NativeOps::rows_of(const float* x, int64_t rows, int64_t cols) {
   Value copy = buffers_.lend(rows, cols);
   std::copy_n(x, rows * cols, copy.data());
   return copy;
+}
+
+NativeOps::Value NativeOps::zeros(int64_t rows, int64_t cols) {
+  Value x = buffers_.lend(rows, cols);
+  std::fill_n(x.data(), x.count(), 0.0f);
+  return x;
 }
 
 NativeOps::Value NativeOps::embed(const WeightMatrix& table, std::span<const int32_t> tokens) {
@@ -81,17 +76,20 @@ void NativeOps::multiply(const Value& x, std::span<const MatmulOutput> outputs) 
   matmul({x.data(), x.rows(), outputs}, pool_, matmul_scratch_);
 }
 
-NativeOps::Value NativeOps::rms_norm(const Value& x, const std::vector<float>& weight) {
+NativeOps::Value NativeOps::norm(const Value& x, const Norm& norm) {
   Value y = buffers_.lend(x.rows(), x.cols());
-  lowkey::rms_norm(x.data(), weight.data(), norm_eps_, x.rows(), x.cols(), y.data());
+  row_ops_.norm(x.data(), norm, x.rows(), x.cols(), y.data());
   return y;
 }
 
-NativeOps::Value NativeOps::rope(Value x, int32_t num_heads) {
-  for (int64_t row = 0; row < x.rows(); ++row) {
-    rotate_heads(x.row(row), num_heads, head_dim_, step_->cos(row), step_->sin(row),
-                 step_->half_dim());
-  }
+NativeOps::Value NativeOps::norm_heads(Value x, const std::vector<float>& weight,
+                                       int32_t num_heads) {
+  row_ops_.norm_heads(x.data(), weight, x.rows(), num_heads);
+  return x;
+}
+
+NativeOps::Value NativeOps::rope(Value x, int32_t num_heads, RopeUse use) {
+  row_ops_.rope(x.data(), num_heads, step_->angles(use), 0, x.rows());
   return x;
 }
 
@@ -105,9 +103,14 @@ void NativeOps::store(int32_t layer, const Value& k, const Value& v) {
   attention_.store(layer, step_->items(), k.data(), v.data());
 }
 
-NativeOps::Value NativeOps::silu_mul(Value gate, const Value& up) {
-  lowkey::silu_mul(gate.data(), up.data(), gate.count());
-  return gate;
+NativeOps::Value NativeOps::activate(Value x) {
+  row_ops_.activate(x.data(), x.count());
+  return x;
+}
+
+NativeOps::Value NativeOps::gate(Value x, const Value& y) {
+  row_ops_.gate(x.data(), y.data(), x.count());
+  return x;
 }
 
 NativeOps::Value NativeOps::add(Value x, const Value& y) {
@@ -115,13 +118,24 @@ NativeOps::Value NativeOps::add(Value x, const Value& y) {
   return x;
 }
 
-NativeOps::Value NativeOps::select_rows(Value x, std::span<const int64_t> rows) {
-  int64_t kept = 0;
-  for (int64_t row : rows) {  // ascending, so nothing is overwritten before it is read
-    if (row != kept) std::copy_n(x.row(row), x.cols(), x.row(kept));
-    ++kept;
+NativeOps::Value NativeOps::scale(Value x, float factor) {
+  lowkey::scale(x.data(), factor, x.count());
+  return x;
+}
+
+NativeOps::Value NativeOps::select_rows(const Value& x, std::span<const int64_t> rows) {
+  Value y = buffers_.lend(std::ssize(rows), x.cols());
+  for (int64_t i = 0; i < y.rows(); ++i) {
+    std::copy_n(x.row(rows[static_cast<size_t>(i)]), x.cols(), y.row(i));
   }
-  x.truncate(kept);
+  return y;
+}
+
+NativeOps::Value NativeOps::add_to_rows(Value x, const Value& y, std::span<const int64_t> rows,
+                                        std::span<const float> factors) {
+  for (size_t i = 0; i < rows.size(); ++i) {
+    add_scaled(x.row(rows[i]), y.row(static_cast<int64_t>(i)), factors[i], x.cols());
+  }
   return x;
 }
 

@@ -11,6 +11,8 @@
 #include "linear/matmul.h"
 #include "model/cache_attention.h"
 #include "model/ops.h"
+#include "model/routing.h"
+#include "model/row_ops.h"
 #include "model/step.h"
 #include "model/weights.h"
 
@@ -32,7 +34,6 @@ class RowBuffers {
     int64_t rows() const { return rows_; }
     int64_t cols() const { return cols_; }
     int64_t count() const { return rows_ * cols_; }
-    void truncate(int64_t rows) { rows_ = rows; }
 
    private:
     friend class RowBuffers;
@@ -67,6 +68,7 @@ class NativeOps {
   void begin(const StepRows& step) { step_ = &step; }
 
   Value rows_of(const float* x, int64_t rows, int64_t cols);
+  Value zeros(int64_t rows, int64_t cols);
   int64_t rows(const Value& x) const { return x.rows(); }
   const float* floats(const Value& x) const { return x.data(); }
   Value embed(const WeightMatrix& table, std::span<const int32_t> tokens);
@@ -78,13 +80,21 @@ class NativeOps {
     multiply(x, std::array{MatmulOutput{&weights.weight, weights.bias_data(), y[i++].data()}...});
     return y;
   }
-  Value rms_norm(const Value& x, const std::vector<float>& weight);
-  Value rope(Value x, int32_t num_heads);
+  Value norm(const Value& x, const Norm& norm);
+  Value norm_heads(Value x, const std::vector<float>& weight, int32_t num_heads);
+  Value rope(Value x, int32_t num_heads, RopeUse use);
   Value attend(int32_t layer, const Value& q, const Value& k, const Value& v);
   void store(int32_t layer, const Value& k, const Value& v);
-  Value silu_mul(Value gate, const Value& up);
+  Value activate(Value x);
+  Value gate(Value x, const Value& y);
   Value add(Value x, const Value& y);
-  Value select_rows(Value x, std::span<const int64_t> rows);
+  Value scale(Value x, float factor);
+  Value select_rows(const Value& x, std::span<const int64_t> rows);
+  Value add_to_rows(Value x, const Value& y, std::span<const int64_t> rows,
+                    std::span<const float> factors);
+  const Routing& route(const Value& x, const Linear& router) {
+    return router_.route(x.data(), x.rows(), router);
+  }
 
   // Not an operation of layers: straight into the caller's memory [rows, head.rows()].
   void logits(const WeightMatrix& head, const float* hidden, int64_t rows, float* out);
@@ -92,12 +102,12 @@ class NativeOps {
  private:
   void multiply(const Value& x, std::span<const MatmulOutput> outputs);
 
-  const float norm_eps_;
-  const int64_t head_dim_;
+  const RowOps row_ops_;
   const int64_t max_rows_;
   ThreadPool& pool_;
   CacheAttention& attention_;
   MatmulScratch matmul_scratch_;
+  Router router_;
   RowBuffers buffers_;
   const StepRows* step_ = nullptr;
 };

@@ -5,6 +5,23 @@
 namespace lowkey {
 namespace {
 
+void check_cache(const KvShape& shape, const ModelConfig& config) {
+  if (shape.num_layers != config.num_layers || shape.num_kv_heads != config.num_kv_heads ||
+      shape.head_dim != config.head_dim) {
+    fail(ErrorCode::kInvalidArgument,
+         "the cache was made for {} layers of {} KV heads x {}, the model has {} of {} x {}",
+         shape.num_layers, shape.num_kv_heads, shape.head_dim, config.num_layers,
+         config.num_kv_heads, config.head_dim);
+  }
+  for (int32_t layer = 0; layer < config.num_layers; ++layer) {
+    const int32_t window = config.layers[static_cast<size_t>(layer)].window;
+    if (shape.window(layer) == window) continue;
+    fail(ErrorCode::kInvalidArgument,
+         "the cache was made for a window of {} tokens in layer {}, the model's is {} (0: none)",
+         shape.window(layer), layer, window);
+  }
+}
+
 void check_item(const StepItem& item, std::span<const StepItem> before, const ModelConfig& config,
                 int32_t first_layer) {
   LOWKEY_CHECK(item.sequence != nullptr, "a step without a sequence");
@@ -13,14 +30,7 @@ void check_item(const StepItem& item, std::span<const StepItem> before, const Mo
     if (other.sequence == item.sequence)
       fail(ErrorCode::kInvalidArgument, "a sequence appears twice in one step");
   }
-  const KvShape& shape = item.sequence->cache().recipe().shape;
-  if (shape.num_layers != config.num_layers || shape.num_kv_heads != config.num_kv_heads ||
-      shape.head_dim != config.head_dim) {
-    fail(ErrorCode::kInvalidArgument,
-         "the cache was made for {} layers of {} KV heads x {}, the model has {} of {} x {}",
-         shape.num_layers, shape.num_kv_heads, shape.head_dim, config.num_layers,
-         config.num_kv_heads, config.head_dim);
-  }
+  check_cache(item.sequence->cache().recipe().shape, config);
   for (int32_t token : item.tokens) {
     if (token < 0 || token >= config.vocab_size) {
       fail(ErrorCode::kInvalidArgument, "token id {}: the vocabulary has 0 to {}", token,
@@ -34,10 +44,21 @@ void check_item(const StepItem& item, std::span<const StepItem> before, const Mo
   }
 }
 
+void size_for(StepRows::Angles& angles, const RopeFrequencies& rope, int64_t rows) {
+  angles.half_dim = rope.half_dim();
+  angles.cos.resize(static_cast<size_t>(rows * angles.half_dim));
+  angles.sin.resize(angles.cos.size());
+}
+
+void turn_to(StepRows::Angles& angles, const RopeFrequencies& rope, int64_t row, int64_t position) {
+  rope.at(position, angles.cos.data() + row * angles.half_dim,
+          angles.sin.data() + row * angles.half_dim);
+}
+
 }  // namespace
 
 void StepRows::assign(std::span<const StepItem> items, const ModelConfig& config,
-                      const RopeFrequencies& rope, int32_t first_layer) {
+                      const RopeTables& rope, int32_t first_layer) {
   for (size_t i = 0; i < items.size(); ++i) {
     check_item(items[i], items.first(i), config, first_layer);
   }
@@ -52,14 +73,19 @@ void StepRows::assign(std::span<const StepItem> items, const ModelConfig& config
       for (int64_t row = first; row < num_rows(); ++row) wanted_.push_back(row);
     }
   }
-  half_dim_ = rope.half_dim();
-  cos_.resize(static_cast<size_t>(num_rows() * half_dim_));
-  sin_.resize(cos_.size());
+  positions_.resize(config.learned_positions ? tokens_.size() : 0);
+  size_for(main_, rope.main, num_rows());
+  size_for(local_, rope.local, num_rows());
   int64_t row = 0;
   for (const StepItem& item : items) {
-    const int64_t position = item.sequence->length(first_layer);
-    for (int64_t t = 0; t < std::ssize(item.tokens); ++t, ++row) {
-      rope.at(position + t, cos_.data() + row * half_dim_, sin_.data() + row * half_dim_);
+    int64_t position = item.sequence->length(first_layer);
+    for (size_t t = 0; t < item.tokens.size(); ++t, ++row, ++position) {
+      turn_to(main_, rope.main, row, position);
+      turn_to(local_, rope.local, row, position);
+      if (config.learned_positions) {
+        positions_[static_cast<size_t>(row)] =
+            static_cast<int32_t>(position) + config.position_offset;
+      }
     }
   }
 }

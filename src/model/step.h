@@ -27,23 +27,32 @@ class StepRows {
   // vocabulary, no tokens, a sequence named twice or of a cache made for another model;
   // kResourceExhausted where a sequence would outgrow the model's context.
   // first_layer: the step leaves out the layers before it, and so did all steps before.
-  void assign(std::span<const StepItem> items, const ModelConfig& config,
-              const RopeFrequencies& rope, int32_t first_layer = 0);
+  void assign(std::span<const StepItem> items, const ModelConfig& config, const RopeTables& rope,
+              int32_t first_layer = 0);
+
+  // What a head's pairs of channels turn by in each row.
+  struct Angles {
+    std::vector<float> cos, sin;  // [num_rows, half_dim]
+    int64_t half_dim = 0;
+
+    const float* cos_of(int64_t row) const { return cos.data() + row * half_dim; }
+    const float* sin_of(int64_t row) const { return sin.data() + row * half_dim; }
+  };
 
   std::span<const StepItem> items() const { return items_; }
   int64_t num_rows() const { return static_cast<int64_t>(tokens_.size()); }
   std::span<const int32_t> tokens() const { return tokens_; }       // [num_rows]
   std::span<const int64_t> wanted_rows() const { return wanted_; }  // ascending
-  const float* cos(int64_t row = 0) const { return cos_.data() + row * half_dim_; }
-  const float* sin(int64_t row = 0) const { return sin_.data() + row * half_dim_; }
-  int64_t half_dim() const { return half_dim_; }  // cos, sin: [num_rows, half_dim]
+  // [num_rows]: rows of the model's table of learned positions. Empty if it has none.
+  std::span<const int32_t> position_rows() const { return positions_; }
+  // kMain's or kLocal's.
+  const Angles& angles(RopeUse use) const { return use == RopeUse::kLocal ? local_ : main_; }
 
  private:
   std::vector<StepItem> items_;
-  std::vector<int32_t> tokens_;
+  std::vector<int32_t> tokens_, positions_;
   std::vector<int64_t> wanted_;
-  std::vector<float> cos_, sin_;
-  int64_t half_dim_ = 0;
+  Angles main_, local_;
 };
 
 }  // namespace lowkey

@@ -7,6 +7,7 @@
 #include "cache/kv_cache.h"
 #include "core/error.h"
 #include "linear/matmul.h"
+#include "model/kv_shape.h"
 #include "probe/layer_errors.h"
 #include "probe/pivots.h"
 #include "probe/plan.h"
@@ -389,18 +390,31 @@ class Prober {
   }
 
  private:
-  KvShape shape() const {
-    const ModelConfig& config = model_.config();
-    return {config.num_layers, config.num_kv_heads, config.head_dim};
-  }
+  KvShape shape() const { return kv_shape(model_.config()); }
 
   KvRecipe uniform(const LayerRecipe& layer) const {
     return recipe_of_layers(std::vector<LayerRecipe>(static_cast<size_t>(num_layers_), layer),
                             options_.intact_prefix);
   }
 
+  // What layer_errors.h compares is softmax(q . k / sqrt(head_dim)) over all tokens before, whose
+  // product with o is what the layer adds.
+  void check_model() const {
+    const ModelConfig& config = model_.config();
+    const double usual = 1 / std::sqrt(config.head_dim);
+    const char* what = !shape().windows.empty()        ? "sliding windows"
+                       : config.attention_softcap != 0 ? "softcapped scores"
+                       : config.alibi                  ? "ALiBi"
+                       : config.post_norms             ? "norms behind attention"
+                       : std::abs(config.attention_scale - usual) > 1e-6 * usual
+                           ? "another scale of scores"
+                           : nullptr;
+    if (what) fail(ErrorCode::kUnsupported, "probe: a model with {} cannot be measured yet", what);
+  }
+
   // Everything that can be refused is, before anything runs.
   void check() const {
+    check_model();
     if (documents_.empty()) fail(ErrorCode::kInvalidArgument, "probe: no text to measure on");
     if (candidates_.empty()) fail(ErrorCode::kInvalidArgument, "probe: no candidates to measure");
     if (options_.max_queries < 1 || options_.intact_prefix < 0) {

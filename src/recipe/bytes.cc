@@ -53,6 +53,16 @@ int64_t window_capacity(SideWindow window, int64_t residual_length) {
   LOWKEY_CHECK(false, "window {}", static_cast<int>(window));
 }
 
+PageSpan pages_held(int32_t window, int32_t intact_prefix, int64_t tokens, int64_t stored) {
+  PageSpan span;
+  if (window > 0) {
+    // The next query, at position `tokens`, sees position tokens - window + 1 and what follows.
+    span.first = std::max<int64_t>(0, tokens - window + 1 - intact_prefix) / kPageTokens;
+  }
+  span.last = std::max(span.first, ceil_div<int64_t>(stored, kPageTokens));
+  return span;
+}
+
 int64_t side_params_bytes(const SideRecipe& side, int32_t head_dim) {
   if (!side.packed()) return 0;
   if (side.axis == QuantAxis::kPerChannel) {
@@ -86,14 +96,16 @@ KvBytes bytes_at(const ResolvedRecipe& recipe, int64_t tokens) {
   const int32_t head_dim = recipe.shape.head_dim;
   const int64_t after_prefix = std::max<int64_t>(0, tokens - recipe.intact_prefix);
   KvBytes bytes;
-  for (const ResolvedLayer& layer : recipe.layers) {
+  for (size_t l = 0; l < recipe.layers.size(); ++l) {
+    const ResolvedLayer& layer = recipe.layers[l];
+    const int32_t window = recipe.shape.window(static_cast<int32_t>(l));
     for (const HeadRecipe& head : layer.heads) {
       const auto stored = [&](const SideRecipe& side) {
         return stored_tokens(side_window(side, layer.window), layer.residual_length, after_prefix);
       };
-      const int64_t pages =
-          ceil_div<int64_t>(std::max(stored(head.k), stored(head.v)), kPageTokens);
-      bytes.pages += pages * page_bytes(head, head_dim);
+      const PageSpan pages = pages_held(window, recipe.intact_prefix, tokens,
+                                        std::max(stored(head.k), stored(head.v)));
+      bytes.pages += pages.count() * page_bytes(head, head_dim);
       bytes.windows +=
           side_window_bytes(head.k, layer, head_dim) + side_window_bytes(head.v, layer, head_dim);
       bytes.prefix += int64_t{recipe.intact_prefix} * head_dim *
@@ -121,8 +133,12 @@ double stored_bits(const ResolvedRecipe& recipe, int64_t tokens) {
     fail(ErrorCode::kInvalidArgument, "stored bits at {} tokens: needs at least one", tokens);
   }
   const KvShape& shape = recipe.shape;
-  const double numbers =
-      2.0 * static_cast<double>(tokens) * shape.num_layers * shape.num_kv_heads * shape.head_dim;
+  double seen = 0;  // tokens, over all layers
+  for (int32_t layer = 0; layer < shape.num_layers; ++layer) {
+    const int64_t window = shape.window(layer);
+    seen += static_cast<double>(window > 0 ? std::min(window, tokens) : tokens);
+  }
+  const double numbers = 2.0 * seen * shape.num_kv_heads * shape.head_dim;
   return 8.0 * static_cast<double>(bytes_at(recipe, tokens).total()) / numbers;
 }
 

@@ -142,7 +142,8 @@ KvRecipe recipe_from_json(std::string_view json, std::string_view source_name);
 // not UTF-8.
 std::string recipe_to_json(const KvRecipe& recipe);
 
-// Applies a recipe to a model's shape. Throws Error kInvalidArgument: layers left uncovered or
+// Applies a recipe to a model's shape. Throws Error kInvalidArgument: a shape that cannot be (a
+// count out of bounds, windows not given per layer or negative), layers left uncovered or
 // covered twice, a per-channel R that is no multiple of the group, a per-token group that does not
 // divide head_dim, a head that does not exist; kUnsupported for fields that nothing implements yet,
 // by name. A layer without packed sides has residual_length 0 afterwards, whatever it said.

@@ -19,6 +19,17 @@ void check_shape(const KvShape& shape) {
   check("num_layers", shape.num_layers, kMaxLayers);
   check("num_kv_heads", shape.num_kv_heads, kMaxKvHeads);
   check("head_dim", shape.head_dim, kMaxHeadDim);
+  if (!shape.windows.empty() && std::ssize(shape.windows) != shape.num_layers) {
+    fail(ErrorCode::kInvalidArgument, "attention windows are given for {} layers: the model has {}",
+         shape.windows.size(), shape.num_layers);
+  }
+  for (size_t layer = 0; layer < shape.windows.size(); ++layer) {
+    if (shape.windows[layer] < 0) {
+      fail(ErrorCode::kInvalidArgument,
+           "the attention window of layer {} is {}: at least 1 token, or 0 for all", layer,
+           shape.windows[layer]);
+    }
+  }
 }
 
 // Complaints about one recipe: "recipe LABEL: WHERE: what".

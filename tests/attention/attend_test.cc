@@ -54,16 +54,20 @@ TEST_P(AttendCase, EveryPathAgreesWithTheReference) {
 
 INSTANTIATE_TEST_SUITE_P(
     Cases, AttendCase,
-    testing::Values(Case{"16", 64, 3, 3}, Case{"32", 8, 4, 2}, Case{"16", 8, 2, 1},
-                    Case{"8", 64, 3, 3}, Case{"8/4", 64, 1, 3}, Case{"4", 64, 2, 8},
-                    Case{"3", 64, 1, 4}, Case{"2", 64, 1, 1}, Case{"kivi-2:r32", 64, 3, 3},
-                    Case{"kivi-4", 64, 1, 3}, Case{"kivi-2", 128, 1, 4},
-                    Case{"kivi-3:g64:r64", 128, 1, 2}, Case{"kivi-3:r96", 96, 1, 3},
-                    Case{"4:r20", 80, 1, 2}, Case{"3:r7", 80, 1, 2}, Case{"2:r40:block", 16, 2, 2},
-                    Case{"kivi-2:r32+i4", 64, 1, 3}, Case{"8:r16+i70", 64, 1, 3},
-                    Case{"kivi-8/2:g128", 256, 1, 2}, Case{"16/2:r32", 64, 1, 3},
-                    Case{"4/16", 64, 1, 2}, Case{"32/4", 64, 1, 2}, Case{"4:g32", 128, 1, 12},
-                    Case{"kivi-2:r32:block+i1", 64, 1, 71}),
+    testing::Values(
+        Case{"16", 64, 3, 3}, Case{"32", 8, 4, 2}, Case{"16", 8, 2, 1}, Case{"8", 64, 3, 3},
+        Case{"8/4", 64, 1, 3}, Case{"4", 64, 2, 8}, Case{"3", 64, 1, 4}, Case{"2", 64, 1, 1},
+        Case{"kivi-2:r32", 64, 3, 3}, Case{"kivi-4", 64, 1, 3}, Case{"kivi-2", 128, 1, 4},
+        Case{"kivi-3:g64:r64", 128, 1, 2}, Case{"kivi-3:r96", 96, 1, 3}, Case{"4:r20", 80, 1, 2},
+        Case{"3:r7", 80, 1, 2}, Case{"2:r40:block", 16, 2, 2}, Case{"kivi-2:r32+i4", 64, 1, 3},
+        Case{"8:r16+i70", 64, 1, 3}, Case{"kivi-8/2:g128", 256, 1, 2}, Case{"16/2:r32", 64, 1, 3},
+        Case{"4/16", 64, 1, 2}, Case{"32/4", 64, 1, 2}, Case{"4:g32", 128, 1, 12},
+        Case{"kivi-2:r32:block+i1", 64, 1, 71}, Case{"16", 64, 3, 3, 100}, Case{"32", 8, 2, 2, 1},
+        Case{"4", 64, 2, 1, 33}, Case{"kivi-2:r32", 64, 1, 3, 64}, Case{"kivi-4:r64", 64, 1, 2, 20},
+        Case{"8:r16+i70", 64, 1, 3, 90}, Case{"kivi-2:r32+i4", 64, 1, 3, 300},
+        Case{"3:r40:block+i130", 80, 1, 2, 129}, Case{"16", 64, 1, 3, 0, 5.0f},
+        Case{"16", 64, 2, 8, 0, 0.0f, true}, Case{"kivi-2:r32+i3", 64, 1, 71, 150, 20.0f, true},
+        Case{"3:r7", 80, 2, 1, 128, 2.0f, true}),
     [](const auto& p) { return "case" + std::to_string(p.index); });
 
 // The reference itself against the definition: its own dequantization and mask, from the raw
@@ -122,7 +126,9 @@ TEST(AttendRef, IsSoftmaxOverPackedHistoryAndExactWindow) {
 }
 
 // `prefill: cached`: one step over many tokens gives what decoding them one by one gives.
-TEST(Attend, PrefillSeesWhatDecodeSees) {
+class Chunkings : public testing::TestWithParam<int32_t> {};
+
+TEST_P(Chunkings, PrefillSeesWhatDecodeSees) {
   for (const char* recipe : {"kivi-2:r32", "2", "4:r9+i3", "3:r16:block", "16"}) {
     ThreadPool pool(2);
     AttendWorkspace workspace;
@@ -133,7 +139,7 @@ TEST(Attend, PrefillSeesWhatDecodeSees) {
                              v = random_floats(rng, total * width, 2.0),
                              q = random_floats(rng, total * width * 3, 2.0);
     auto feed = [&](const std::vector<int64_t>& sizes, std::vector<float>& outputs) {
-      KvCache cache(resolve_recipe(parse_recipe(recipe), {1, 1, 64}));
+      KvCache cache(resolve_recipe(parse_recipe(recipe), {1, 1, 64, {GetParam()}}));
       KvSequence sequence = cache.new_sequence();
       AppendStage stage;
       int64_t t = 0;
@@ -156,6 +162,8 @@ TEST(Attend, PrefillSeesWhatDecodeSees) {
     EXPECT_LE(largest_difference(whole, pieces), kBound) << recipe;
   }
 }
+
+INSTANTIATE_TEST_SUITE_P(Windows, Chunkings, testing::Values(0, 1, 20, 64, 130));
 
 TEST(Attend, ExactPrefillIgnoresQuantizationWithinTheStep) {
   KvRecipe parsed = parse_recipe("2");
@@ -188,14 +196,16 @@ TEST(Attend, ExactPrefillIgnoresQuantizationWithinTheStep) {
   EXPECT_GT(largest_difference(cached, sixteen), 0.01);
 }
 
-TEST(Attend, ThreadsDoNotShowInTheResult) {
+class Threads : public testing::TestWithParam<int32_t> {};
+
+TEST_P(Threads, DoNotShowInTheResult) {
   std::optional<std::vector<float>> first;
   for (int threads : {1, 2, 5}) {
     ThreadPool pool(threads);
     AttendWorkspace workspace;
-    Harness harness({"kivi-4:r32", 64, 3, 3});
+    Harness harness({"kivi-4:r32", 64, 3, 3, GetParam(), GetParam() > 0 ? 30.0f : 0.0f, true});
     std::vector<float> all;
-    for (int64_t n : {1500, 1, 4, 1}) {
+    for (int64_t n : {1500, 1, 4, 1, 60, 3}) {
       harness.step(n, [&](const LayerView& view, const std::vector<float>& q) {
         std::vector<float> out(q.size());
         const AttendItem item{&view, q.data(), out.data()};
@@ -207,6 +217,8 @@ TEST(Attend, ThreadsDoNotShowInTheResult) {
     EXPECT_EQ(all, *first) << threads << " threads";  // bit for bit
   }
 }
+
+INSTANTIATE_TEST_SUITE_P(Windows, Threads, testing::Values(0, 700));
 
 TEST(Attend, ABatchIsItsSequencesAlone) {
   const int64_t lengths[] = {700, 3, 90};

@@ -8,6 +8,7 @@
 
 #include "attention/attend.h"
 #include "attention/decode_kernels.h"
+#include "attention/harness.h"
 #include "core/rng.h"
 #include "recipe/bytes.h"
 
@@ -25,6 +26,8 @@ struct RandomCase {
   int32_t group = 1;
   int64_t length = 0;  // tokens stored before the step that is looked at
   int64_t queries = 1;
+  float softcap = 0.0f;
+  std::vector<float> slopes;
   std::string name;
 };
 
@@ -68,9 +71,13 @@ RandomCase random_case(SplitMix64& rng) {
                                c.recipe.intact_prefix * static_cast<int64_t>(rng.below(2)) +
                                static_cast<int64_t>(rng.below(5)) - 2);
   c.queries = one_of<int64_t>(rng, {1, 1, 1, 2, 4});
-  c.name =
-      fmt::format("{}, head_dim {}, {} KV heads x {}, {} tokens + {}", recipe_to_string(c.recipe),
-                  c.shape.head_dim, c.shape.num_kv_heads, c.group, c.length, c.queries);
+  c.shape.windows = {one_of<int32_t>(rng, {0, 0, 0, 1, 2, 31, 96, 128, 129, 300, 512})};
+  c.softcap = one_of<float>(rng, {0.0f, 0.0f, 1.0f, 30.0f});
+  if (rng.below(4) == 0) c.slopes = test::alibi_slopes(c.shape.num_kv_heads * c.group);
+  c.name = fmt::format("{}, head_dim {}, {} KV heads x {}, {} tokens + {}, window {}, cap {}, {}",
+                       recipe_to_string(c.recipe), c.shape.head_dim, c.shape.num_kv_heads, c.group,
+                       c.length, c.queries, c.shape.windows[0], c.softcap,
+                       c.slopes.empty() ? "no slopes" : "slopes");
   return c;
 }
 
@@ -142,13 +149,13 @@ void compare_with_reference(const RandomCase& c, SplitMix64& rng, ThreadPool& po
   const int32_t num_qo_heads = c.shape.num_kv_heads * c.group;
   std::vector<float> expected(q.size());
   const AttendItem reference{&view, q.data(), expected.data()};
-  attend_ref({{&reference, 1}, num_qo_heads, scale});
+  attend_ref({{&reference, 1}, num_qo_heads, scale, c.softcap, c.slopes});
   for (Isa isa : kIsas) {
     if (!isa_available(isa) || decode_kernels(isa) == nullptr) continue;
     for (DecodeDots dots : {DecodeDots::kTwoPass, DecodeDots::kOnePass}) {
       std::vector<float> out(q.size(), NAN);
       const AttendItem item{&view, q.data(), out.data()};
-      AttendArgs args{{&item, 1}, num_qo_heads, scale};
+      AttendArgs args{{&item, 1}, num_qo_heads, scale, c.softcap, c.slopes};
       args.decode_dots = dots;
       attend(args, pool, workspace, isa);
       const double bound = allowed(c, dots, largest(q) * scale, largest(k), largest(v));
@@ -193,7 +200,7 @@ TEST(Decode, TasksOfSomeHeads) {
   for (const char* recipe : {"16", "8", "kivi-4:r32", "16+i130", "kivi-2:r32+i300"}) {
     for (int64_t length : {100, 500, 650, 1400}) {
       RandomCase c;
-      c.shape = {1, 12, 256};
+      c.shape = {1, 12, 256, {length == 1400 ? 900 : 0}};
       c.recipe = parse_recipe(recipe);
       c.length = length;
       c.name = fmt::format("{}, {} tokens", recipe, length);
@@ -202,6 +209,24 @@ TEST(Decode, TasksOfSomeHeads) {
       compare_with_reference(c, rng, pool, workspace, tally);
       if (HasFatalFailure()) return;
     }
+  }
+}
+
+// The prefix has pages too: a step's first query may see fewer of them than its last.
+TEST(Decode, AStepAcrossPagesOfThePrefix) {
+  SplitMix64 rng(8);
+  ThreadPool pool(1);
+  for (int64_t length : {124, 125, 126, 127, 128, 129, 254, 255, 256}) {
+    RandomCase c;
+    c.shape = {1, 1, 32};
+    c.recipe = parse_recipe("16+i300");
+    c.length = length;
+    c.queries = 4;
+    c.name = fmt::format("{} tokens", length);
+    AttendWorkspace workspace;
+    Tally tally;
+    compare_with_reference(c, rng, pool, workspace, tally);
+    if (HasFatalFailure()) return;
   }
 }
 

@@ -14,7 +14,21 @@ struct Case {
   int32_t head_dim;
   int32_t num_kv_heads;
   int32_t group;  // query heads per KV head
+  int32_t window = 0;
+  float softcap = 0.0f;
+  bool alibi = false;
 };
+
+// Slopes as ALiBi has them, but for one query head, which has none.
+inline std::vector<float> alibi_slopes(int32_t num_qo_heads) {
+  std::vector<float> slopes;
+  for (int32_t h = 0; h < num_qo_heads; ++h) {
+    slopes.push_back(
+        std::exp2(-8.0f * static_cast<float>(h + 1) / static_cast<float>(num_qo_heads)));
+  }
+  if (num_qo_heads > 2) slopes[1] = 0.0f;
+  return slopes;
+}
 
 inline std::vector<float> random_floats(SplitMix64& rng, int64_t count, double spread) {
   std::vector<float> x(static_cast<size_t>(count));
@@ -28,7 +42,9 @@ class Harness {
  public:
   explicit Harness(const Case& c, uint64_t seed = 5)
       : case_(c),
-        recipe_(resolve_recipe(parse_recipe(c.recipe), {1, c.num_kv_heads, c.head_dim})),
+        recipe_(
+            resolve_recipe(parse_recipe(c.recipe), {1, c.num_kv_heads, c.head_dim, {c.window}})),
+        slopes_(c.alibi ? alibi_slopes(c.num_kv_heads * c.group) : std::vector<float>{}),
         cache_(recipe_),
         sequence_(cache_.new_sequence()),
         rng_(seed) {}
@@ -52,16 +68,20 @@ class Harness {
   AttendArgs args(const AttendItem& item) const {
     return {{&item, 1},
             case_.num_kv_heads * case_.group,
-            1.0f / std::sqrt(static_cast<float>(case_.head_dim))};
+            1.0f / std::sqrt(static_cast<float>(case_.head_dim)),
+            case_.softcap,
+            slopes_};
   }
   const ResolvedRecipe& recipe() const { return recipe_; }
   const std::vector<float>& keys() const { return keys_; }
   const std::vector<float>& values() const { return values_; }
   int64_t length() const { return sequence_.length(); }
+  CacheUsage usage() const { return cache_.usage(); }
 
  private:
   Case case_;
   ResolvedRecipe recipe_;
+  std::vector<float> slopes_;
   KvCache cache_;
   KvSequence sequence_;
   AppendStage stage_;

@@ -34,7 +34,7 @@ float element(const LayerView& view, const HeadView& head, const SideView& side,
   if (position < view.intact_prefix) return exact(side.prefix, position);
   const int64_t token = position - view.intact_prefix;
   if (token < stored) {
-    return read_element(*side.layout, head.pages[token / kPageTokens].data() + side.page_offset,
+    return read_element(*side.layout, head.page(token / kPageTokens) + side.page_offset,
                         static_cast<int32_t>(token % kPageTokens), channel);
   }
   for (const ExactRows& rows : side.exact) {
@@ -55,10 +55,12 @@ struct Expected {
 // Softmax in double over bf16's queries, keys and values: the same numbers as the kernels multiply.
 // What is left is rounding a probability to bf16 (2^-8 of it), the polynomial for exp (7.5e-5, in
 // numerator and denominator), and f32 sums: scores of |s| < 100 are off by 256 * 2^-24 * 100 < 2e-3
-// at the very worst.
-Expected expected_in_bf16(const LayerView& view, int32_t num_qo_heads, float scale,
+// at the very worst. Scores are in units of log2.
+Expected expected_in_bf16(const LayerView& view, const AttendArgs& args,
                           const std::vector<float>& q) {
-  const float factor = scale * std::numbers::log2e_v<float>;
+  const int32_t num_qo_heads = args.num_qo_heads;
+  const float factor = args.scale * std::numbers::log2e_v<float>;
+  const double cap = args.softcap * std::numbers::log2e;
   const auto group = num_qo_heads / static_cast<int32_t>(view.heads.size());
   Expected result{std::vector<double>(q.size()), std::vector<double>(q.size())};
   for (int64_t i = 0; i < view.num_tokens; i += kQueriesApart) {
@@ -70,11 +72,17 @@ Expected expected_in_bf16(const LayerView& view, int32_t num_qo_heads, float sca
       const auto row = static_cast<size_t>((i * num_qo_heads + h) * view.head_dim);
       std::vector<double> p;
       double top = -INFINITY, sum = 0;
-      for (int64_t t = 0; t <= position; ++t) {
+      const int64_t seen = view.window == 0 ? 0 : std::max<int64_t>(0, position + 1 - view.window);
+      for (int64_t t = seen; t <= position; ++t) {
         double score = 0;
         for (int32_t c = 0; c < view.head_dim; ++c) {
           score += rounded(q[row + static_cast<size_t>(c)] * factor) *
                    rounded(element(view, head, head.k, k_stored, t, c));
+        }
+        if (cap != 0) score = cap * std::tanh(score / cap);
+        if (!args.alibi_slopes.empty()) {
+          score += args.alibi_slopes[static_cast<size_t>(h)] * std::numbers::log2e *
+                   static_cast<double>(t - position);
         }
         p.push_back(score);
         top = std::max(top, score);
@@ -82,10 +90,10 @@ Expected expected_in_bf16(const LayerView& view, int32_t num_qo_heads, float sca
       for (double& score : p) sum += score = std::exp2(score - top);
       for (int32_t c = 0; c < view.head_dim; ++c) {
         double mixed = 0, magnitude = 0;
-        for (int64_t t = 0; t <= position; ++t) {
+        for (int64_t t = seen; t <= position; ++t) {
           const double value = rounded(element(view, head, head.v, v_stored, t, c));
-          mixed += p[static_cast<size_t>(t)] * value;
-          magnitude += p[static_cast<size_t>(t)] * std::abs(value);
+          mixed += p[static_cast<size_t>(t - seen)] * value;
+          magnitude += p[static_cast<size_t>(t - seen)] * std::abs(value);
         }
         result.out[row + static_cast<size_t>(c)] = mixed / sum;
         result.bound[row + static_cast<size_t>(c)] = (0x1p-8 + 2e-3) * magnitude / sum + 1e-7;
@@ -116,7 +124,7 @@ TEST_P(PrefillBf16, EqualsTheDefinitionOnRoundedNumbers) {
       AttendArgs args = harness.args(item);
       args.precision = AttendPrecision::kBF16;
       attend(args, pool, workspace);
-      const Expected expected = expected_in_bf16(view, args.num_qo_heads, args.scale, q);
+      const Expected expected = expected_in_bf16(view, args, q);
       for (size_t i = 0; i < q.size(); ++i) {
         if (expected.bound[i] == 0) continue;  // not computed
         ASSERT_NEAR(out[i], expected.out[i], expected.bound[i])
@@ -128,15 +136,18 @@ TEST_P(PrefillBf16, EqualsTheDefinitionOnRoundedNumbers) {
 
 INSTANTIATE_TEST_SUITE_P(
     Cases, PrefillBf16,
-    testing::Values(Case{"16", 64, 1, 3}, Case{"16", 8, 2, 1}, Case{"8", 64, 1, 3},
-                    Case{"8/4", 64, 1, 2}, Case{"4", 64, 2, 2}, Case{"3", 64, 1, 4},
-                    Case{"2", 16, 3, 1}, Case{"kivi-2:r32", 64, 1, 3}, Case{"kivi-4", 64, 1, 3},
-                    Case{"kivi-2", 128, 1, 1}, Case{"kivi-3:g64:r64", 128, 1, 1},
-                    Case{"kivi-3:r96", 96, 1, 1}, Case{"4:r20", 80, 1, 2}, Case{"3:r7", 48, 1, 5},
-                    Case{"2:r40:block", 16, 2, 2}, Case{"kivi-2:r32+i4", 64, 1, 3},
-                    Case{"8:r16+i70", 64, 1, 3}, Case{"kivi-8/2:g128", 256, 1, 1},
-                    Case{"16/2:r32", 64, 1, 3}, Case{"4/16", 64, 1, 2},
-                    Case{"kivi-2:r32:block+i1", 32, 1, 71}),
+    testing::Values(
+        Case{"16", 64, 1, 3}, Case{"16", 8, 2, 1}, Case{"8", 64, 1, 3}, Case{"8/4", 64, 1, 2},
+        Case{"4", 64, 2, 2}, Case{"3", 64, 1, 4}, Case{"2", 16, 3, 1}, Case{"kivi-2:r32", 64, 1, 3},
+        Case{"kivi-4", 64, 1, 3}, Case{"kivi-2", 128, 1, 1}, Case{"kivi-3:g64:r64", 128, 1, 1},
+        Case{"kivi-3:r96", 96, 1, 1}, Case{"4:r20", 80, 1, 2}, Case{"3:r7", 48, 1, 5},
+        Case{"2:r40:block", 16, 2, 2}, Case{"kivi-2:r32+i4", 64, 1, 3}, Case{"8:r16+i70", 64, 1, 3},
+        Case{"kivi-8/2:g128", 256, 1, 1}, Case{"16/2:r32", 64, 1, 3}, Case{"4/16", 64, 1, 2},
+        Case{"kivi-2:r32:block+i1", 32, 1, 71}, Case{"16", 64, 1, 3, 100}, Case{"4", 64, 2, 2, 1},
+        Case{"kivi-2:r32", 64, 1, 3, 64}, Case{"kivi-4:r64", 64, 1, 2, 20},
+        Case{"8:r16+i70", 64, 1, 3, 90}, Case{"3:r40:block+i130", 80, 1, 2, 129},
+        Case{"16", 64, 1, 3, 0, 5.0f}, Case{"4", 64, 2, 2, 0, 0.0f, true},
+        Case{"kivi-2:r32+i3", 64, 1, 5, 150, 20.0f, true}),
     [](const auto& p) { return "case" + std::to_string(p.index); });
 
 // Sides of 32 bits ask for exactness, and get it.
@@ -163,7 +174,7 @@ TEST(PrefillPrecision, ThreadsDoNotShowInBf16) {
   for (int threads : {1, 2, 5}) {
     ThreadPool pool(threads);
     AttendWorkspace workspace;
-    Harness harness({"kivi-4:r32", 64, 3, 3});
+    Harness harness({"kivi-4:r32", 64, 3, 3, 300, 30.0f, true});
     harness.step(700, [&](const LayerView& view, const std::vector<float>& q) {
       std::vector<float> out(q.size());
       const AttendItem item{&view, q.data(), out.data()};

@@ -33,8 +33,12 @@ class KvCacheOfRecipe : public testing::TestWithParam<const char*> {};
 TEST_P(KvCacheOfRecipe, StateAndBytesFollowTheClosedFormAtEveryLength) {
   const ResolvedRecipe recipe = resolve(GetParam(), kSmall);
   int64_t longest = 40;
-  for (const ResolvedLayer& layer : recipe.layers)
-    longest = std::max(longest, int64_t{layer.residual_length} * 3 + 5);
+  for (int32_t l = 0; l < recipe.shape.num_layers; ++l) {
+    const int64_t R = recipe.layers[static_cast<size_t>(l)].residual_length;
+    longest = std::max(longest, R * 3 + 5);
+    const int64_t window = recipe.shape.window(l);
+    if (window > 0) longest = std::max(longest, 3 * window + R + 2 * kPageTokens);
+  }
   const std::vector<Token> tokens =
       random_tokens(static_cast<size_t>(longest + recipe.intact_prefix), kSmall);
   KvCache cache(recipe);
@@ -73,7 +77,11 @@ INSTANTIATE_TEST_SUITE_P(Recipes, KvCacheOfRecipe,
                          testing::Values("16", "32", "8", "4", "3", "2", "8/4", "16/2", "4:g32:r5",
                                          "8/4:r32", "4:r7:block", "kivi-2:g32:r32",
                                          "kivi-4:r64:g32", "0=16,1=kivi-2:r32+i3", "4/2:r1+i1",
-                                         "kivi-2:r32+i40", "32+i2"),
+                                         "kivi-2:r32+i40", "32+i2", "16 w50,0", "32+i2 w1,128",
+                                         "4 w100,129", "4:r9 w0,64", "3:r40:block w30,200",
+                                         "kivi-2:r32 w1,70", "kivi-4:r64:g32+i3 w40,256",
+                                         "8/4:r160+i5 w33,140", "16/2:r32+i140 w20,100",
+                                         "kivi-2:r32:block w128,31"),
                          [](const auto& p) { return "recipe" + std::to_string(p.index); });
 
 TEST(KvCache, HeadsMayDiffer) {

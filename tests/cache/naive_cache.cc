@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <map>
+#include <sstream>
 #include <utility>
 
 #include "core/half.h"
@@ -26,7 +27,14 @@ void put_exact(std::string& bytes, const std::vector<float>& row, int32_t bits) 
 }  // namespace
 
 ResolvedRecipe resolve(const std::string& text, const KvShape& shape) {
-  return resolve_recipe(parse_recipe(text), shape);
+  const size_t blank = text.find(" w");
+  if (blank == std::string::npos) return resolve_recipe(parse_recipe(text), shape);
+  KvShape windowed = shape;
+  std::istringstream windows(text.substr(blank + 2));
+  for (std::string window; std::getline(windows, window, ',');) {
+    windowed.windows.push_back(std::stoi(window));
+  }
+  return resolve_recipe(parse_recipe(text.substr(0, blank)), windowed);
 }
 
 Token random_token(SplitMix64& rng, const KvShape& shape) {
@@ -86,9 +94,17 @@ std::string naive_state(const ResolvedRecipe& recipe, const std::vector<Token>& 
     return params_of[key] = affine_params(group.data(), side.group_size, 1, side.bits);
   };
 
-  std::string bytes = fmt::format("{} {} {}\n", length, stored, after - stored);
+  // Stored tokens lie in pages of 128; a page whose last position no later query sees is not held.
+  const int32_t window = recipe.shape.window(layer);
+  int64_t first = 0;
+  while (window > 0 && first < stored && prefix + first / 128 * 128 + 127 <= length - window)
+    ++first;
+
+  std::string bytes = fmt::format("{} {} {}", length, stored, after - stored);
+  if (window > 0) bytes += fmt::format(" from {}", first);
+  bytes += '\n';
   for (int64_t t = 0; t < prefix; ++t) put_exact(bytes, row(t), side.bits);
-  for (int64_t t = 0; t < stored; ++t) {
+  for (int64_t t = first; t < stored; ++t) {
     if (side.bits >= 16) {
       put_exact(bytes, row(prefix + t), side.bits);
       continue;

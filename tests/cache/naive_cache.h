@@ -12,6 +12,7 @@
 
 namespace lowkey {
 
+// A recipe, and after a blank the windows of the layers if there are any: "4:r8 w0,100".
 ResolvedRecipe resolve(const std::string& text, const KvShape& shape);
 
 // One token's keys and values in every layer.

@@ -54,8 +54,9 @@ class AtenOpsTest : public ::testing::Test {
 
 TEST_F(AtenOpsTest, MlpBlockIsDifferentiable) {
   const LayerWeights& weights = loaded_.model().weights().layers[0];
-  expect_differentiable(5, loaded_.config().hidden_size,
-                        [&](const at::Tensor& x) { return mlp_block(ops_, weights, x); });
+  expect_differentiable(5, loaded_.config().hidden_size, [&](const at::Tensor& x) {
+    return mlp_block(ops_, loaded_.config(), weights, x);
+  });
 }
 
 TEST_F(AtenOpsTest, RopeIsDifferentiable) {
@@ -64,11 +65,11 @@ TEST_F(AtenOpsTest, RopeIsDifferentiable) {
   const std::vector<int32_t> tokens{1, 2, 3, 4, 5};
   const StepItem item{&sequence, tokens};
   StepRows step;
-  step.assign({&item, 1}, loaded_.config(), RopeFrequencies(loaded_.config().rope));
+  step.assign({&item, 1}, loaded_.config(), RopeTables(loaded_.config()));
   ops_.begin(step);
   const int32_t heads = loaded_.config().num_qo_heads;
   expect_differentiable(5, heads * loaded_.config().head_dim,
-                        [&](const at::Tensor& x) { return ops_.rope(x, heads); });
+                        [&](const at::Tensor& x) { return ops_.rope(x, heads, RopeUse::kMain); });
 }
 
 TEST_F(AtenOpsTest, SelectedRowsAreDifferentiable) {
@@ -79,7 +80,7 @@ TEST_F(AtenOpsTest, SelectedRowsAreDifferentiable) {
 TEST_F(AtenOpsTest, OperationsLeaveTheirInputsAlone) {
   const at::Tensor x = at::ones({2, 8}), y = at::ones({2, 8});
   EXPECT_EQ(ops_.add(x, y).sum().item<float>(), 32.0f);
-  ops_.silu_mul(x, y);
+  ops_.gate(x, y);
   ops_.select_rows(x, std::vector<int64_t>{1});
   EXPECT_EQ(x.sum().item<float>(), 16.0f);
 }

@@ -7,6 +7,7 @@
 #include <limits>
 
 #include "core/rng.h"
+#include "model/kv_shape.h"
 #include "recipe/recipe.h"
 
 namespace lowkey::test {
@@ -61,9 +62,7 @@ void LoadedModel::open(const std::filesystem::path& path, WeightStorage storage,
 }
 
 std::unique_ptr<KvCache> LoadedModel::cache(const std::string& recipe) const {
-  const ModelConfig& c = config();
-  return std::make_unique<KvCache>(
-      resolve_recipe(parse_recipe(recipe), {c.num_layers, c.num_kv_heads, c.head_dim}));
+  return std::make_unique<KvCache>(resolve_recipe(parse_recipe(recipe), kv_shape(config())));
 }
 
 std::vector<float> run(Model& model, KvSequence& sequence, std::span<const int32_t> tokens,

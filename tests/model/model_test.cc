@@ -9,7 +9,7 @@
 #include "model/cache_attention.h"
 #include "model/model_support.h"
 #include "model/prefill_ops.h"
-#include "model/reference_llama.h"
+#include "model/reference_model.h"
 #include "support/allocations.h"
 #include "support/memory.h"
 

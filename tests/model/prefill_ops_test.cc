@@ -30,7 +30,7 @@ class PrefillOpsTest : public ::testing::Test {
     if (!gemm_available()) GTEST_SKIP() << "no AVX512_BF16 here";
     ops_.emplace(weights(), loaded_.pool(), attention_);
     const StepItem item{&sequence_, tokens_};
-    step_.assign({&item, 1}, loaded_.config(), RopeFrequencies(loaded_.config().rope));
+    step_.assign({&item, 1}, loaded_.config(), RopeTables(loaded_.config()));
     ops_->begin(step_);
   }
 
@@ -67,7 +67,7 @@ class PrefillOpsTest : public ::testing::Test {
 TEST_F(PrefillOpsTest, LinearsOfNormAreLinearsOfTheNorm) {
   const auto x = random_rows(loaded_.config().hidden_size, 1);
   const auto fused = ops_->linears_of_norm(x, layer().attn_norm, layer().q, layer().k, layer().v);
-  const auto normed = ops_->rms_norm(x, layer().attn_norm);
+  const auto normed = ops_->norm(x, layer().attn_norm);
   const auto plain = ops_->linears(normed, layer().q, layer().k, layer().v);
   for (size_t i = 0; i < 3; ++i) expect_near(fused[i], plain[i], 0);  // the same bits
 }
@@ -83,11 +83,11 @@ TEST_F(PrefillOpsTest, AddLinearAddsTheLinear) {
 
 TEST_F(PrefillOpsTest, GatedMlpIsItsFiveOperations) {
   const auto x = [&] { return random_rows(loaded_.config().hidden_size, 4); };
-  const auto fused =
-      ops_->add_gated_mlp(x(), layer().mlp_norm, layer().gate, layer().up, layer().down);
-  auto [gate, up] = ops_->linears(ops_->rms_norm(x(), layer().mlp_norm), layer().gate, layer().up);
+  const auto fused = ops_->add_silu_mlp(x(), layer().mlp_norm, layer().mlp);
+  auto [gate, up] =
+      ops_->linears(ops_->norm(x(), layer().mlp_norm), layer().mlp.gate, layer().mlp.up);
   const auto plain =
-      ops_->add(x(), ops_->linear(ops_->silu_mul(std::move(gate), up), layer().down));
+      ops_->add(x(), ops_->linear(ops_->gate(std::move(gate), up), layer().mlp.down));
   // Where silu's 1e-6 tips a rounding to bf16, a term moves by 2^-8; few do.
   expect_near(fused, plain, 1e-3);
 }

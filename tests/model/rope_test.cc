@@ -15,12 +15,20 @@ namespace {
 RopeConfig config_of(const nlohmann::json& c) {
   RopeConfig config;
   config.base = c["base"];
-  config.dim = c["head_dim"];
+  config.dim = c["dim"];
+  config.attention_factor = c["attention_factor"];
   const nlohmann::json& scaling = c["scaling"];
   const std::string type = scaling["rope_type"];
   if (type == "default") return config;
   config.factor = scaling["factor"];
-  config.scaling = type == "linear" ? RopeScaling::kLinear : RopeScaling::kLlama3;
+  config.scaling = type == "linear"   ? RopeScaling::kLinear
+                   : type == "llama3" ? RopeScaling::kLlama3
+                                      : RopeScaling::kYarn;
+  if (type == "yarn") {
+    config.original_context = scaling["original_max_position_embeddings"];
+    config.beta_fast = scaling.value("beta_fast", 32.0);
+    config.beta_slow = scaling.value("beta_slow", 1.0);
+  }
   if (type == "llama3") {
     config.low_freq_factor = scaling["low_freq_factor"];
     config.high_freq_factor = scaling["high_freq_factor"];
@@ -51,7 +59,8 @@ TEST(Rope, EqualsTransformers) {
       rope.at(positions[p], cos.data(), sin.data());
       for (size_t i = 0; i < inverse.size(); ++i) {
         const double angle = static_cast<double>(positions[p]) * inverse[i];
-        const double tolerance = 3 * kUnit * angle + kUnit;
+        const double tolerance =
+            (3 * kUnit * angle + 2 * kUnit) * c["attention_factor"].get<double>();
         EXPECT_NEAR(cos[i], c["cos"][p][i].get<double>(), tolerance)
             << "position " << positions[p] << ", frequency " << i;
         EXPECT_NEAR(sin[i], c["sin"][p][i].get<double>(), tolerance)
@@ -59,7 +68,7 @@ TEST(Rope, EqualsTransformers) {
       }
     }
   }
-  EXPECT_EQ(cases, 5);
+  EXPECT_EQ(cases, 11);
 }
 
 // llama.cpp writes llama3's scaling as divisors; both must mean the same.
@@ -84,6 +93,37 @@ TEST(Rope, DivisorsReplaceScaling) {
   }
   EXPECT_EQ(divided.freq_divisors.front(), 1.0f);
   EXPECT_FLOAT_EQ(divided.freq_divisors.back(), 32.0f);
+}
+
+TEST(Rope, DivisorsGoWithAnAttentionFactor) {
+  RopeConfig config;
+  config.dim = 8;
+  config.freq_divisors = {1.0f, 1.5f, 2.0f, 4.0f};
+  const RopeFrequencies plain(config);
+  config.attention_factor = 1.25;
+  const RopeFrequencies louder(config);
+  float cos[4], sin[4], louder_cos[4], louder_sin[4];
+  plain.at(11, cos, sin);
+  louder.at(11, louder_cos, louder_sin);
+  for (int i = 0; i < 4; ++i) {
+    EXPECT_EQ(louder.inverse()[static_cast<size_t>(i)], plain.inverse()[static_cast<size_t>(i)]);
+    EXPECT_EQ(louder_cos[i], cos[i] * 1.25f);
+    EXPECT_EQ(louder_sin[i], sin[i] * 1.25f);
+  }
+}
+
+TEST(Rope, TablesOfAModelAreThoseItsLayersUse) {
+  ModelConfig config;
+  config.rope.dim = 8;
+  config.local_rope.dim = 4;
+  config.layers.resize(2);
+  EXPECT_EQ(RopeTables(config).main.half_dim(), 4);
+  EXPECT_EQ(RopeTables(config).local.half_dim(), 0);
+  config.layers[0].rope = RopeUse::kLocal;
+  EXPECT_EQ(RopeTables(config).main.half_dim(), 4);
+  EXPECT_EQ(RopeTables(config).local.half_dim(), 2);
+  config.layers[1].rope = RopeUse::kNone;
+  EXPECT_EQ(RopeTables(config).main.half_dim(), 0);
 }
 
 TEST(Rope, NothingRotatesAtPositionZero) {

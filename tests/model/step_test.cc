@@ -16,6 +16,7 @@ class StepRowsTest : public ::testing::Test {
  protected:
   StepRowsTest() : cache_(resolve_recipe(parse_recipe("16"), {2, 1, 8})) {
     config_.num_layers = 2;
+    config_.layers.resize(2);
     config_.num_kv_heads = 1;
     config_.head_dim = 8;
     config_.vocab_size = 10;
@@ -26,7 +27,7 @@ class StepRowsTest : public ::testing::Test {
   std::string error_of(std::vector<StepItem> items, ErrorCode code) {
     try {
       StepRows rows;
-      rows.assign(items, config_, RopeFrequencies(config_.rope));
+      rows.assign(items, config_, RopeTables(config_));
     } catch (const Error& error) {
       EXPECT_EQ(error.code(), code);
       return error.what();
@@ -51,7 +52,7 @@ TEST_F(StepRowsTest, LaysItemsOutInOrder) {
   const std::vector<StepItem> items{{&a, first, RowsWanted::kLast},
                                     {&b, second, RowsWanted::kAll},
                                     {&c, third, RowsWanted::kNone}};
-  const RopeFrequencies rope(config_.rope);
+  const RopeTables rope(config_);
   StepRows rows;
   rows.assign(items, config_, rope);
   EXPECT_EQ(rows.num_rows(), 6);
@@ -60,16 +61,40 @@ TEST_F(StepRowsTest, LaysItemsOutInOrder) {
   const int64_t positions[] = {0, 1, 2, 1, 2, 0};
   for (int64_t row = 0; row < 6; ++row) {
     float cos[4], sin[4];
-    rope.at(positions[row], cos, sin);
+    rope.main.at(positions[row], cos, sin);
     for (int i = 0; i < 4; ++i) {
-      EXPECT_EQ(rows.cos(row)[i], cos[i]) << "row " << row;
-      EXPECT_EQ(rows.sin(row)[i], sin[i]) << "row " << row;
+      EXPECT_EQ(rows.angles(RopeUse::kMain).cos_of(row)[i], cos[i]) << "row " << row;
+      EXPECT_EQ(rows.angles(RopeUse::kMain).sin_of(row)[i], sin[i]) << "row " << row;
     }
   }
 
   rows.assign({}, config_, rope);  // nothing of the step before is left
   EXPECT_EQ(rows.num_rows(), 0);
   EXPECT_THAT(rows.wanted_rows(), IsEmpty());
+}
+
+TEST_F(StepRowsTest, HoldsTheAnglesOfTablesInUseAndRowsOfLearnedPositions) {
+  KvSequence a = cache_.new_sequence();
+  const std::vector<int32_t> tokens{1, 2, 3};
+  const StepItem item{&a, tokens};
+  StepRows rows;
+  rows.assign({&item, 1}, config_, RopeTables(config_));
+  EXPECT_EQ(rows.angles(RopeUse::kLocal).half_dim, 0);
+  EXPECT_THAT(rows.position_rows(), IsEmpty());
+
+  config_.layers[0].rope = RopeUse::kLocal;
+  config_.layers[1].rope = RopeUse::kNone;
+  config_.local_rope.dim = 4;
+  config_.learned_positions = true;
+  config_.position_offset = 2;
+  const RopeTables tables(config_);
+  rows.assign({&item, 1}, config_, tables);
+  EXPECT_EQ(rows.angles(RopeUse::kMain).half_dim, 0);
+  ASSERT_EQ(rows.angles(RopeUse::kLocal).half_dim, 2);
+  float cos[2], sin[2];
+  tables.local.at(2, cos, sin);
+  EXPECT_EQ(rows.angles(RopeUse::kLocal).sin_of(2)[1], sin[1]);
+  EXPECT_THAT(rows.position_rows(), ElementsAre(2, 3, 4));
 }
 
 TEST_F(StepRowsTest, RefusesTokensOutsideTheVocabulary) {
@@ -107,6 +132,14 @@ TEST_F(StepRowsTest, RefusesACacheOfAnotherShape) {
   const std::vector<int32_t> token{1};
   EXPECT_EQ(error_of({{&a, token}}, ErrorCode::kInvalidArgument),
             "the cache was made for 3 layers of 1 KV heads x 8, the model has 2 of 1 x 8");
+}
+
+TEST_F(StepRowsTest, RefusesACacheOfOtherWindows) {
+  KvSequence a = cache_.new_sequence();
+  const std::vector<int32_t> token{1};
+  config_.layers[1].window = 3;
+  EXPECT_EQ(error_of({{&a, token}}, ErrorCode::kInvalidArgument),
+            "the cache was made for a window of 0 tokens in layer 1, the model's is 3 (0: none)");
 }
 
 }  // namespace

@@ -197,6 +197,48 @@ TEST(BytesAt, AgreesWithSimulatedTokens) {
   }
 }
 
+// A layer of window W, token by token: a page is there from the first token stored in it until the
+// next query, and with it every later one, sees none of its 128 positions.
+TEST(BytesAt, WindowsGiveUpPagesAsSimulated) {
+  for (const char* text :
+       {"16", "4", "kivi-4/2:r32", "kivi-4/2:r32:block", "8/3:r5+i3", "16/4:r200", "2+i150"}) {
+    for (const int32_t window : {1, 2, 31, 100, 128, 129, 130, 300, 2000}) {
+      const ResolvedRecipe recipe = resolve_recipe(
+          parse_recipe(text),
+          {.num_layers = 2, .num_kv_heads = 1, .head_dim = 64, .windows = {0, window}});
+      const ResolvedLayer& layer = recipe.layers[1];
+      const HeadRecipe& head = layer.heads[0];
+      Simulated k, v;
+      for (int64_t tokens = 0; tokens < 1000; ++tokens) {
+        int64_t held = 0;
+        const int64_t stored = std::max(k.packed, v.packed);
+        for (int64_t page = 0; page * 128 < stored; ++page) {
+          const int64_t last_position = recipe.intact_prefix + page * 128 + 127;
+          held += last_position > tokens - window ? 1 : 0;
+        }
+        const int64_t all = (stored + 127) / 128;
+        ASSERT_EQ(bytes_at(recipe, tokens).pages, (all + held) * page_bytes(head, 64))
+            << text << ", window " << window << " at " << tokens;
+        if (tokens < recipe.intact_prefix) continue;
+        k.append(side_window(head.k, layer.window), layer.residual_length);
+        v.append(side_window(head.v, layer.window), layer.residual_length);
+      }
+    }
+  }
+}
+
+TEST(BytesAt, PagesHeldByHand) {
+  EXPECT_EQ(pages_held(0, 0, 1000, 1000), (PageSpan{0, 8}));
+  // The query at 1000 sees position 901 and on: page 7 is the first with any of it.
+  EXPECT_EQ(pages_held(100, 0, 1000, 1000), (PageSpan{7, 8}));
+  EXPECT_EQ(pages_held(106, 0, 1000, 1000), (PageSpan{6, 8}));
+  EXPECT_EQ(pages_held(105, 0, 1000, 1000), (PageSpan{7, 8}));
+  EXPECT_EQ(pages_held(105, 1, 1000, 999), (PageSpan{6, 8}));
+  // Nothing stored is seen: an empty span, after what was.
+  EXPECT_EQ(pages_held(1, 0, 1024, 1024), (PageSpan{8, 8}));
+  EXPECT_EQ(pages_held(10, 0, 1000, 700), (PageSpan{7, 7}));
+}
+
 TEST(BytesAt, LargestCacheFitsIn63Bits) {
   const KvShape shape{
       .num_layers = kMaxLayers, .num_kv_heads = kMaxKvHeads, .head_dim = kMaxHeadDim};
@@ -223,6 +265,9 @@ TEST(Bits, CodeBitsAreTheMeanOverLayersAndSides) {
   EXPECT_EQ(code_bits(resolve_recipe(parse_recipe("8/4"), kSmol)), 6.0);
   EXPECT_EQ(code_bits(resolve_recipe(parse_recipe("0-14=4,*=kivi-2"), kSmol)), 3.0);
   EXPECT_EQ(code_bits(resolve_recipe(parse_recipe("16"), kSmol)), 16.0);
+  KvShape windowed = kSmol;
+  windowed.windows.assign(30, 100);
+  EXPECT_EQ(code_bits(resolve_recipe(parse_recipe("8/4"), windowed)), 6.0);
 }
 
 // DESIGN §2: groups of 32 add one bit; whole pages, no window.
@@ -235,6 +280,13 @@ TEST(Bits, StoredBitsOfFullPages) {
   EXPECT_DOUBLE_EQ(at("4:g32", 1024), 5.0);
   EXPECT_DOUBLE_EQ(at("4", 1024), 4.5);
   EXPECT_DOUBLE_EQ(at("2:g32", 128), 3.0);
+  // Layers that see 128 tokens and 300 in turn: after 1030 they hold two pages (7 and 8) and four.
+  KvShape windowed = kSmol;
+  for (int32_t l = 0; l < 30; ++l) windowed.windows.push_back(l % 2 == 0 ? 128 : 300);
+  EXPECT_DOUBLE_EQ(stored_bits(resolve_recipe(parse_recipe("16"), windowed), 1030),
+                   16.0 * (2 + 4) * 128 / (128 + 300));
+  // Shorter than the windows, they do not matter.
+  EXPECT_DOUBLE_EQ(stored_bits(resolve_recipe(parse_recipe("16"), windowed), 100), 16.0 * 1.28);
   // One token occupies a page.
   EXPECT_DOUBLE_EQ(at("16", 1), 16.0 * 128);
   // 1024 tokens of KIVI-2: 8 pages at 3 bits, 127 + 128 exact tokens at 16 over two sides.

@@ -36,6 +36,21 @@ TEST(ResolveRecipe, GroupsBecomeNumbers) {
   EXPECT_EQ(resolved.layers[0].heads[0].k.axis, QuantAxis::kPerToken);
 }
 
+TEST(ResolveRecipe, WindowsAreGivenForEveryLayerOrNone) {
+  KvShape shape{.num_layers = 3, .num_kv_heads = 1, .head_dim = 64, .windows = {0, 4096, 1}};
+  const ResolvedRecipe resolved = resolve_recipe(parse_recipe("4:r8"), shape);
+  EXPECT_EQ(resolved.shape.window(0), 0);
+  EXPECT_EQ(resolved.shape.window(1), 4096);
+  EXPECT_EQ(resolve_recipe(parse_recipe("4"), kSmol).shape.window(29), 0);
+  shape.windows = {0, -1, 1};
+  EXPECT_EQ(complaint([&] { resolve_recipe(parse_recipe("4"), shape); }),
+            "invalid_argument: the attention window of layer 1 is -1: at least 1 token, or 0 for "
+            "all");
+  shape.windows = {0, 1};
+  EXPECT_EQ(complaint([&] { resolve_recipe(parse_recipe("4"), shape); }),
+            "invalid_argument: attention windows are given for 2 layers: the model has 3");
+}
+
 TEST(ResolveRecipe, LabelIsTheNameWhenThereIsOne) {
   KvRecipe recipe = parse_recipe("8");
   recipe.name = "front-3.25";
