@@ -275,6 +275,7 @@ void gemma_from_hf(const HfConfig& hf, ModelConfig& config) {
   read_gemma_from_hf(hf, {}, config);
   // hidden_act of the first files says "gelu" and was never looked at.
   if (!hf.has("hidden_activation")) config.activation = Activation::kGeluTanh;
+  config.attention_scale = 1.0 / std::sqrt(config.head_dim);
 }
 
 void gemma_from_gguf(const GgufConfig& gguf, ModelConfig& config) {

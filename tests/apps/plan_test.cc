@@ -217,8 +217,8 @@ TEST(Architectures, ParametersAreThoseOfThePublishedFiles) {
       {"Gemma-3-270M", 268'098'176},
       {"Gemma-3-1B", 999'885'952},
       {"Gemma-3-4B", 3'880'263'168},
-      {"Gemma-3-12B", 0},
-      {"Gemma-3-27B", 0},
+      {"Gemma-3-12B", 11'766'034'176},
+      {"Gemma-3-27B", 27'009'346'304},
       {"Phi-3-mini-4k", 3'821'079'552},
       {"Phi-3-medium-4k", 13'960'238'080},
   };
@@ -365,7 +365,7 @@ TEST_F(PlanTest, ContextsBeyondTheModelsAreSaid) {
 
 TEST_F(PlanTest, ListsTheModelsItKnows) {
   EXPECT_THAT(text(arch("list")),
-              ContainsRegex("Llama-2-7B +32 +32 +32 +128 +4,096 +6,738,415,616"));
+              ContainsRegex("Llama-2-7B +32 +32 x 128 +32 +4,096 +6,738,415,616 +524,288 +16.00 +2"));
   EXPECT_EQ(as_json(arch("list")).size(), architectures().size());
 }
 
