@@ -27,7 +27,7 @@ std::vector<TypeCount> count_types(std::span<const TensorView* const> tensors) {
         counts.try_emplace(tensor->dtype, TypeCount{.dtype = tensor->dtype}).first->second;
     ++count.tensors;
     count.elements += tensor->rows() * tensor->cols();
-    count.bytes += tensor->data.size();
+    count.bytes += static_cast<uint64_t>(tensor->rows() * tensor->row_bytes());
   }
   std::vector<TypeCount> sorted;
   for (const auto& [dtype, count] : counts) sorted.push_back(count);

@@ -49,7 +49,7 @@ class Loader {
     const TensorView* const tensor = find_(name);
     if (!tensor) fail(ErrorCode::kNotFound, "the model has no tensor '{}'", name);
     report(progress_, "loading weights", done_, total_);
-    done_ += static_cast<int64_t>(tensor->data.size());
+    done_ += tensor->rows() * tensor->row_bytes();
     return *tensor;
   }
 

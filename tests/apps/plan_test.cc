@@ -365,7 +365,7 @@ TEST_F(PlanTest, ContextsBeyondTheModelsAreSaid) {
 
 TEST_F(PlanTest, ListsTheModelsItKnows) {
   EXPECT_THAT(text(arch("list")),
-              ContainsRegex("Llama-2-7B +32 +32 x 128 +32 +4,096 +6,738,415,616 +524,288 +16.00 +2"));
+              ContainsRegex("Llama-2-7B +32 +32 x 128 +32 +4,096 +6,738,415,616 +524,288 +16.00 +3"));
   EXPECT_EQ(as_json(arch("list")).size(), architectures().size());
 }
 
