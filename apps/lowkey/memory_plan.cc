@@ -75,7 +75,8 @@ int64_t MemoryPlan::largest_batch(int64_t memory, int64_t ctx) const {
 int64_t workspace_bytes(const ModelConfig& config, int64_t ctx, int64_t batch) {
   const int64_t q = int64_t{config.num_qo_heads} * config.head_dim;
   const int64_t kv = int64_t{config.num_kv_heads} * config.head_dim;
-  const int64_t widest = std::max<int64_t>({config.hidden_size, config.intermediate_size, q, kv});
+  const int64_t widest = std::max<int64_t>(
+      {config.hidden_size, config.intermediate_size, config.expert_intermediate_size, q, kv});
   const int64_t rows = std::max(batch, std::min(ctx, kPromptRows));
   const int64_t activations = rows * widest * kStepRowBytes +
                               kNativeStepRows * widest * kNativeBuffers * int64_t{sizeof(float)};
@@ -91,8 +92,12 @@ int64_t workspace_bytes(const ModelConfig& config, int64_t ctx, int64_t batch) {
 int64_t prompt_weights_bytes(const ModelConfig& config) {
   const int64_t hidden = config.hidden_size;
   const int64_t heads = 2 * int64_t{config.num_qo_heads} + 2 * int64_t{config.num_kv_heads};
-  return 2 * config.num_layers *
-         (hidden * heads * config.head_dim + 3 * hidden * config.intermediate_size);
+  const int64_t mixed = std::count_if(config.layers.begin(), config.layers.end(),
+                                      [](const LayerConfig& layer) { return layer.experts; });
+  const int64_t inner = (config.num_layers - mixed) * config.intermediate_size +
+                        mixed * config.num_experts * config.expert_intermediate_size;
+  return 2 * hidden *
+         (config.num_layers * heads * config.head_dim + (config.gated_mlp ? 3 : 2) * inner);
 }
 
 }  // namespace lowkey
