@@ -92,17 +92,21 @@ class Recipe:
 
 
 def parse_layer(text: str) -> Layer:
-    match = re.fullmatch(r"(kivi-)?(\d+)(?:/(\d+))?((?::(?:g\d+|r\d+|block))*)", text)
+    match = re.fullmatch(r"(kivi-)?(\d+)(?:/(\d+))?((?::(?:g\d+(?:/\d+)?|r\d+|block))*)", text)
     if not match:
         raise ValueError(f"not a recipe: {text}")
     kivi, k_bits, v_bits, option_text = match.groups()
     options = option_text.split(":")[1:]
-    group = next((int(o[1:]) for o in options if o[0] == "g"), 32 if kivi else 0)
+    k_group, v_group = 2 * (32 if kivi else 0,)
+    for option in options:
+        if option[0] == "g":  # of keys, of values where they differ
+            k_group, _, own = option[1:].partition("/")
+            k_group, v_group = int(k_group), int(own or k_group)
     residual = next((int(o[1:]) for o in options if o[0] == "r"), 128 if kivi else 0)
     k_bits, v_bits = int(k_bits), int(v_bits or k_bits)
     return Layer(
-        k=Side(k_bits, bool(kivi), group, residual, block_rule=bool(kivi)),
-        v=Side(v_bits, False, group, residual, block_rule="block" in options),
+        k=Side(k_bits, bool(kivi), k_group, residual, block_rule=bool(kivi)),
+        v=Side(v_bits, False, v_group, residual, block_rule="block" in options),
     )
 
 

@@ -4,6 +4,8 @@
   goldens     every file in tests/golden made anew and compared with the committed one: what the C++ tests hold
               lowkey to is what this transformers computes
   perplexity  `lowkey eval` on the packed cache against the fake-quantized reference, for every recipe
+  families    lowkey against what was computed just now, for a model of every family: from a folder and from a GGUF,
+              prefill, decode, a mix, and through packed caches; prints the table README shows
   peers       the other parity tools, each a comparison of its own (tokenizers, chat templates, recipe schema)
 
 With --remake the goldens are written into tests/golden instead.
@@ -12,6 +14,7 @@ With --remake the goldens are written into tests/golden instead.
 import argparse
 import json
 import math
+import os
 import pathlib
 import shutil
 import subprocess
@@ -21,6 +24,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import fake_quant_reference
+import families
+import family_packed
 import make_goldens
 from reference import GOLDEN, ROOT, demo_tokens, load_tokenizer, read_golden
 
@@ -85,6 +90,25 @@ def compare_values(old: object, new: object, where: str = "") -> Findings:
         yield f"{where}: differs"
 
 
+def compare_family(old: dict, new: dict) -> Findings:
+    """The model the same to the last bit, its logits nearly, packed ones but for what flips of codes do."""
+    for key in ("spellings", "tensors", "gguf", "sha256", "positions"):
+        if old[key] != new[key]:
+            yield f"{key} differ"
+            return
+    yield from compare_logits(old, new)
+    for old_row, new_row in zip(old["packed"]["rows"], new["packed"]["rows"]):
+        squares = [
+            (a - b) ** 2
+            for old_logits, new_logits in zip(old_row["logits"], new_row["logits"])
+            for a, b in zip(old_logits, new_logits)
+        ]
+        error = math.sqrt(sum(squares) / len(squares)) / old_row["effect"]
+        allowed = family_packed.tolerance(old_row)
+        if error > allowed:
+            yield f"{old_row['recipe']}: logits move by {error:.0%} of what quantization does, more than {allowed:.0%}"
+
+
 def check_golden(name: str, compare: Callable[[dict, dict], Findings], paths: Paths) -> Findings:
     if not (paths.scratch / name).is_file():
         yield "was not made"
@@ -134,6 +158,30 @@ def check_perplexity(paths: Paths) -> Findings:
             yield f"{recipe}: off by more than {allowed[recipe]:.2%}"
 
 
+def check_families(paths: Paths) -> Findings:
+    """tests/model/family_test.cc on the goldens made just now, not on the committed ones."""
+    live = paths.scratch / "live"
+    goldens = live / "tests" / "golden"
+    goldens.mkdir(parents=True, exist_ok=True)
+    for name in families.FAMILIES:
+        shutil.copy(paths.scratch / families.golden_name(name), goldens)
+    command = [str(paths.build / "tests" / "model" / "family_test")]
+    done = subprocess.run(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "LOWKEY_SOURCE_DIR": str(live)},
+    )
+    lines = done.stdout.splitlines()
+    table = [line for line in lines if line.startswith("|")]
+    print("\n".join(table))
+    if done.returncode != 0:
+        yield "\n   ".join(line for line in lines if "Failure" in line or line.startswith("[  FAILED  ]"))
+    elif len(table) != len(families.FAMILIES) + 2:
+        yield f"a table of {len(table)} lines for {len(families.FAMILIES)} families"
+
+
 def check_tool(arguments: list[str]) -> Findings:
     command = [sys.executable, str(ROOT / "tools" / arguments[0]), *arguments[1:]]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -147,6 +195,7 @@ def remake(folder: pathlib.Path, paths: Paths, noise_runs: int = 0) -> None:
         return subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout
 
     make_goldens.make_all(paths.model, folder)
+    families.make_all(folder)
     fake_quant_reference.make(paths.model, folder / "fake_quant_ppl.json", noise_runs)
     run_tool("make_rope_goldens.py", "-o", str(folder))
     run_tool("chat_template_parity.py", "--model", str(paths.model), "-o", str(folder))
@@ -162,12 +211,14 @@ def checks(paths: Paths) -> Iterator[tuple[str, Findings]]:
     comparisons = {
         **{make_goldens.tiny_golden_name(name): compare_logits for name in make_goldens.TINY_MODELS},
         "smollm2_logits.json": compare_logits,
+        **{families.golden_name(name): compare_family for name in families.FAMILIES},
         "fake_quant_ppl.json": compare_fake_quant,
         **dict.fromkeys(("chat_templates.json", "dequant.json", "rope.json", "tiny_model.json"), compare_values),
     }
     for name, compare in comparisons.items():
         yield f"golden {name}", check_golden(name, compare, paths)
     yield "perplexity of the packed cache", check_perplexity(paths)
+    yield "families", check_families(paths)
     tests = paths.build / "tests"
     tools = {
         "recipe schema": ["check_recipe_schema.py", str(tests / "recipe" / "recipe_samples")],

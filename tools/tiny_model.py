@@ -42,6 +42,7 @@ ROPE_SCALING = {
         "original_max_position_embeddings": 64,
     },
 }
+DTYPE_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
 TORCH_DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 LINEARS = {  # lowkey's name: (Hugging Face's, rows, columns, which option gives it a bias)
     "q": ("self_attn.q_proj", "q", "hidden", "attention_bias"),
@@ -126,6 +127,22 @@ def vocabulary(size):
 def write_json(path, value):
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     path.write_text(text, encoding="utf-8")
+
+
+def safetensors_bytes(tensors, dtype):
+    """A whole file of float32 arrays by name, in their order."""
+    header, data = {"__metadata__": {"format": "pt"}}, b""
+    for name, values in tensors.items():
+        raw = encode(values, dtype)
+        header[name] = {
+            "dtype": dtype,
+            "shape": list(values.shape),
+            "data_offsets": [len(data), len(data) + len(raw)],
+        }
+        data += raw
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return struct.pack("<Q", len(text)) + text + data
 
 
 class TinyModel:
@@ -273,20 +290,11 @@ class TinyModel:
         weight_map, total = {}, 0
         for shard in range(o.shards):
             file = "model.safetensors" if o.shards == 1 else f"model-{shard + 1:05}-of-{o.shards:05}.safetensors"
-            header, data = {"__metadata__": {"format": "pt"}}, b""
-            for name in names[shard :: o.shards]:
-                raw = encode(self._tensors[name], o.dtype)
-                header[self._names[name]] = {
-                    "dtype": o.dtype,
-                    "shape": list(self._tensors[name].shape),
-                    "data_offsets": [len(data), len(data) + len(raw)],
-                }
-                weight_map[self._names[name]] = file
-                data += raw
-            text = json.dumps(header, separators=(",", ":")).encode()
-            text += b" " * (-len(text) % 8)
-            (folder / file).write_bytes(struct.pack("<Q", len(text)) + text + data)
-            total += len(data)
+            ours = {self._names[name]: self._tensors[name] for name in names[shard :: o.shards]}
+            raw, size = safetensors_bytes(ours, o.dtype), sum(x.size for x in ours.values()) * DTYPE_BYTES[o.dtype]
+            weight_map.update(dict.fromkeys(ours, file))
+            (folder / file).write_bytes(raw)
+            total += size
         if o.shards > 1:
             write_json(
                 folder / "model.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": weight_map}

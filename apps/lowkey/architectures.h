@@ -1,8 +1,6 @@
 #pragma once
-// Well-known models by their public configurations, for planning without a file. Only those whose
-// keys and values one layout describes: every layer attends to everything (no sliding windows), and
-// stores one K and one V per KV head (no latent attention). Experts are left out too: their
-// parameters follow another formula. Torch-free.
+// Well-known models by their public configurations, for planning without a file: what config.json
+// of their repositories says, read as load/ reads it. Torch-free.
 #include <cstdint>
 #include <optional>
 #include <span>
@@ -14,20 +12,9 @@ namespace lowkey {
 
 struct Architecture {
   std::string_view name;
-  int32_t num_layers;
-  int32_t hidden_size;
-  int32_t intermediate_size;
-  int32_t num_qo_heads;
-  int32_t num_kv_heads;
-  int32_t head_dim;
-  int32_t vocab_size;
-  int64_t max_context;
-  bool tied_embeddings = false;
-  bool qkv_bias = false;
-  bool qk_norm = false;  // a norm over each query and key head
+  std::string_view config_json;  // the fields that matter, transformers 4's spelling
 
-  ModelConfig config() const;
-  int64_t parameters() const;  // of embeddings, layers, norms and head: what the files hold
+  ModelConfig config() const;  // its `name` is this one's
 };
 
 // By family, then size.

@@ -15,7 +15,7 @@ Examples:
   lowkey tune model.gguf -o tuned --text notes.txt     plain text (half of it held out)
   lowkey tune model.gguf -o tuned --chat chats.jsonl   {"messages": [...]} or {"turns": [...]}
   lowkey tune model.gguf -o tuned --gsm8k train.jsonl --few-shot 4 --as-chat
-  lowkey tune model.gguf -o tuned --mode per-token --bits 8,4,3,2
+  lowkey tune model.gguf -o tuned --mode per-token --bits 8,4,3,2 --residual 0,32 --cost stored
   lowkey tune model.gguf -o tuned --by group --algorithm moead    KVTuner's own search
   torchrun --nproc-per-node 2 --no-python lowkey tune model.gguf -o tuned
   lowkey run model.gguf --kv tuned/front.json@3.25

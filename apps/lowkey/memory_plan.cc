@@ -61,7 +61,13 @@ MemoryNeed MemoryPlan::need(int64_t ctx, int64_t batch) const {
 
 bool MemoryPlan::fits(int64_t memory, int64_t ctx, int64_t batch) const {
   // A search passes lengths that need() refuses to count: none of them fits.
-  return countable(bytes_at(recipe_, ctx).total(), batch) && need(ctx, batch).total() <= memory;
+  if (!countable(bytes_at(recipe_, ctx).total(), batch)) return false;
+  if (recipe_.shape.windows.empty()) return need(ctx, batch).total() <= memory;
+  // With windows, pages come and go: what a shorter sequence takes must fit too.
+  for (int64_t length = std::max<int64_t>(0, ctx - kPageTokens + 1); length <= ctx; ++length) {
+    if (need(length, batch).total() > memory) return false;
+  }
+  return true;
 }
 
 int64_t MemoryPlan::longest_ctx(int64_t memory, int64_t batch) const {

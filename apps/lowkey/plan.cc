@@ -11,8 +11,10 @@
 #include "architectures.h"
 #include "core/error.h"
 #include "memory_plan.h"
+#include "model/kv_shape.h"
 #include "plan_front.h"
 #include "planned_model.h"
+#include "recipe/bytes.h"
 #include "table.h"
 #include "tensor_summary.h"
 #include "units.h"
@@ -154,34 +156,60 @@ class Report {
   std::vector<Row> rows_;
 };
 
+// What the well-known models' caches take, at a length where windows show.
 std::string architecture_list(const PlanOptions& options, const Terminal& terminal) {
-  if (options.json) {
-    Json json = Json::array();
-    for (const Architecture& arch : architectures()) {
-      json.push_back({{"name", arch.name},
-                      {"num_layers", arch.num_layers},
-                      {"num_qo_heads", arch.num_qo_heads},
-                      {"num_kv_heads", arch.num_kv_heads},
-                      {"head_dim", arch.head_dim},
-                      {"max_context", arch.max_context},
-                      {"parameters", arch.parameters()}});
-    }
-    return json.dump(2) + "\n";
-  }
+  constexpr int64_t kTokens = 32768;
+  const auto gib = [](int64_t bytes) {
+    return fmt::format("{:.2f}", static_cast<double>(bytes) / (int64_t{1} << 30));
+  };
+  Json json = Json::array();
   Table table({{"name"},
                {"layers", Align::kRight},
                {"heads", Align::kRight},
                {"KV heads", Align::kRight},
-               {"head_dim", Align::kRight},
                {"context", Align::kRight},
-               {"parameters", Align::kRight}});
+               {"parameters", Align::kRight},
+               {"B/token", Align::kRight},
+               {"32k: 16", Align::kRight},
+               {"kivi-2", Align::kRight}});
   for (const Architecture& arch : architectures()) {
-    table.add_row({std::string(arch.name), fmt::format("{}", arch.num_layers),
-                   fmt::format("{}", arch.num_qo_heads), fmt::format("{}", arch.num_kv_heads),
-                   fmt::format("{}", arch.head_dim), with_separators(arch.max_context),
-                   with_separators(arch.parameters())});
+    const ModelConfig config = arch.config();
+    const KvShape shape = kv_shape(config);
+    const auto bytes = [&](const char* recipe) {
+      return bytes_at(resolve_recipe(parse_recipe(recipe), shape), kTokens).total();
+    };
+    const int64_t plain = bytes("16"), packed = bytes("kivi-2");
+    // Of a token that every layer still holds.
+    const int64_t per_token =
+        int64_t{4} * config.num_layers * config.num_kv_heads * config.head_dim;
+    const int64_t parameters = parameter_count(config);
+    json.push_back({{"name", arch.name},
+                    {"architecture", config.architecture},
+                    {"num_layers", config.num_layers},
+                    {"num_sliding_layers", std::count_if(config.layers.begin(), config.layers.end(),
+                                                         [](auto& l) { return l.window > 0; })},
+                    {"hidden_size", config.hidden_size},
+                    {"intermediate_size", config.intermediate_size},
+                    {"vocab_size", config.vocab_size},
+                    {"num_qo_heads", config.num_qo_heads},
+                    {"num_kv_heads", config.num_kv_heads},
+                    {"head_dim", config.head_dim},
+                    {"max_context", config.max_context},
+                    {"parameters", parameters},
+                    {"kv_bytes_per_token", per_token},
+                    {"kv_bytes_32k", plain},
+                    {"kv_bytes_32k_kivi_2", packed}});
+    table.add_row({std::string(arch.name), fmt::format("{}", config.num_layers),
+                   fmt::format("{} x {}", config.num_qo_heads, config.head_dim),
+                   fmt::format("{}", config.num_kv_heads), with_separators(config.max_context),
+                   with_separators(parameters), with_separators(per_token), gib(plain),
+                   gib(packed)});
   }
-  return table.text(terminal);
+  if (options.json) return json.dump(2) + "\n";
+  return table.text(terminal) +
+         "\nB/token: of a 16-bit cache, in all layers. 32k: GiB of a sequence of 32,768 tokens, in "
+         "16 "
+         "bits and\nas kivi-2; layers with a sliding window hold no more than that.\n";
 }
 
 }  // namespace

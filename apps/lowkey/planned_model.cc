@@ -31,10 +31,11 @@ PlannedModel planned_architecture(const PlanOptions& options) {
   PlannedModel model;
   model.source = "public configuration";
   model.config = arch->config();
-  model.weight_bytes = std::llround(static_cast<double>(arch->parameters()) * bits / 8);
+  const int64_t parameters = parameter_count(model.config);
+  model.weight_bytes = std::llround(static_cast<double>(parameters) * bits / 8);
   model.weights_text = fmt::format("{} ({} parameters of {:g} bits)",
                                    human_bytes(static_cast<uint64_t>(model.weight_bytes)),
-                                   with_separators(arch->parameters()), bits);
+                                   with_separators(parameters), bits);
   return model;
 }
 

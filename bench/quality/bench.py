@@ -132,13 +132,25 @@ class Peer:
         }
 
 
-def front_recipes(path: str) -> dict[str, str]:
-    """A tuned front's points, named by their code bits."""
-    try:
-        points = json.loads(pathlib.Path(path).read_text())["points"]
-        return {f"tuned {point['code_bits']:.2f}": point["recipe"] for point in points}
-    except (ValueError, KeyError, TypeError) as error:
-        raise PeerError(f"{path}: no front as `lowkey tune` writes it: {error!r}") from error
+def front_recipes(paths: list[str], most: int) -> dict[str, str]:
+    """What tuning found, named by code bits: of all fronts together the points that no other beats in stored bits and
+    in KL on the text they were tuned on, and of those at most so many, evenly by stored bits."""
+    points = []
+    for path in paths:
+        try:
+            found = json.loads(pathlib.Path(path).read_text())["points"]
+            points += [(point["stored_bits"], point["kl"], point["code_bits"], point["recipe"]) for point in found]
+        except (ValueError, KeyError, TypeError) as error:
+            raise PeerError(f"{path}: no front as `lowkey tune` writes it: {error!r}") from error
+    best: list[tuple] = []
+    for point in sorted(points):
+        if not best or point[1] < best[-1][1]:
+            best.append(point)
+    if len(best) > most:
+        low, high = best[0][0], best[-1][0]
+        wanted = [low + (high - low) * i / (most - 1) for i in range(most)]
+        best = sorted({min(best, key=lambda point: abs(point[0] - bits)) for bits in wanted})
+    return {f"tuned {code:.2f}": recipe for _, _, code, recipe in best}
 
 
 def family(row: dict) -> str:
@@ -175,7 +187,14 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--ctx", type=int, default=1024, help="tokens of a window")
     parser.add_argument("--chunks", type=int, default=3, help="the text's first so many windows")
     parser.add_argument("--kv", action="append", help="lowkey's recipes; may be given again")
-    parser.add_argument("--front", metavar="FILE", help="also the points of a front.json")
+    parser.add_argument(
+        "--front",
+        metavar="FILE",
+        action="append",
+        default=[],
+        help="also the points of a front.json; may be given again",
+    )
+    parser.add_argument("--points", type=int, default=12, help="of all fronts together, at most")
     parser.add_argument("--types", type=lambda text: text.split(","), default=PEER_TYPES, help="llama.cpp's; none")
     parser.add_argument("--plot", metavar="FILE", help="KL against stored bits, as .svg or .png")
     parser.add_argument(
@@ -183,7 +202,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     add_output_arguments(parser)
     arguments = parser.parse_args()
-    for path in (arguments.model, arguments.text, *([arguments.front] if arguments.front else [])):
+    for path in (arguments.model, arguments.text, *arguments.front):
         if not pathlib.Path(path).is_file():
             parser.error(f"no such file: {path}")
     if arguments.types == ["none"]:
@@ -215,7 +234,8 @@ def main() -> int:
     where = machine()
     recipes = {recipe: recipe for recipe in arguments.kv or RECIPES}
     if arguments.front:
-        recipes |= front_recipes(arguments.front)
+        tuned = front_recipes(arguments.front, max(2, arguments.points))
+        recipes |= {name: recipe for name, recipe in tuned.items() if recipe not in recipes.values()}
     progress(f"lowkey: {len(recipes)} recipes")
     ours = Lowkey(arguments).measure(recipes)
     rows = (measure_peer(arguments, ours[0]["tokens_sha256"]) if arguments.types else []) + ours

@@ -1,6 +1,7 @@
 """The picture of bench.py: KL to 16 bits against stored bits, a line for each family."""
 
 import argparse
+import math
 import pathlib
 
 STYLES = {
@@ -10,6 +11,18 @@ STYLES = {
     "lowkey, tuned": ("#d62728", "D", "-"),
 }
 MOST_BITS = 12  # beyond it there is nothing to tell apart
+
+
+def labels_of(points: list[tuple[float, float, str]]) -> list[tuple[tuple[float, float], str]]:
+    """Points that all but coincide share a label."""
+    labels: list[tuple[tuple[float, float], str]] = []
+    for bits, kl, kv in points:
+        name = kv.replace(":r32+i1", "")
+        if labels and abs(labels[-1][0][0] - bits) < 0.05 and abs(math.log(labels[-1][0][1] / kl)) < 0.3:
+            labels[-1] = (labels[-1][0], f"{labels[-1][1]}, {name}")
+        else:
+            labels.append(((bits, kl), name))
+    return labels
 
 
 def draw(families: dict[str, list[dict]], arguments: argparse.Namespace) -> None:
@@ -32,9 +45,10 @@ def draw(families: dict[str, list[dict]], arguments: argparse.Namespace) -> None
         axes.plot(bits, kl, color=colour, marker=marker, linestyle=line, label=name, markersize=5)
         if name == "lowkey, tuned":
             continue  # labels would cover its points
-        for at_bits, at_kl, kv in points:
-            label = kv.replace(":r32+i1", "")
-            axes.annotate(label, (at_bits, at_kl), xytext=(5, 4), textcoords="offset points", fontsize=7, color=colour)
+        # Per token below its points, for llama.cpp's types are per token too and lie near.
+        side = {"xytext": (-5, -9), "ha": "right"} if name == "lowkey, per token" else {"xytext": (5, 4), "ha": "left"}
+        for (at_bits, at_kl), label in labels_of(points):
+            axes.annotate(label, (at_bits, at_kl), textcoords="offset points", fontsize=7, color=colour, **side)
     axes.set_yscale("log")
     axes.margins(x=0.09)  # room for the last labels
     axes.set_xlabel("stored bits per number of the KV cache, scales and exact windows included")

@@ -249,10 +249,10 @@ constexpr NameRow kOptNames[] = {
 // As Meta's own files have them.
 constexpr RenamedPrefix kOptRenamed[] = {{"decoder.", "model.decoder."}};
 
-// --- Gemma 2 and 3
+// --- Gemma 1 to 3
 
 void set_gemma(ModelConfig& config) {
-  config.post_norms = true;
+  config.post_norms = config.architecture != "gemma";
   config.embedding_scale = std::sqrt(static_cast<double>(config.hidden_size));
 }
 
@@ -269,6 +269,18 @@ void read_gemma_from_hf(const HfConfig& hf, HfDecoder from, ModelConfig& config)
   config.norm_plus_one = true;
   read_attention_bias(hf, config);
   config.attention_scale = 1.0 / std::sqrt(hf.number("query_pre_attn_scalar", 256.0));
+}
+
+void gemma_from_hf(const HfConfig& hf, ModelConfig& config) {
+  read_gemma_from_hf(hf, {}, config);
+  // hidden_act of the first files says "gelu" and was never looked at.
+  if (!hf.has("hidden_activation")) config.activation = Activation::kGeluTanh;
+}
+
+void gemma_from_gguf(const GgufConfig& gguf, ModelConfig& config) {
+  gguf.read_decoder({}, config);
+  set_gemma(config);
+  config.activation = Activation::kGeluTanh;
 }
 
 void gemma2_from_hf(const HfConfig& hf, ModelConfig& config) {
@@ -460,6 +472,11 @@ constexpr Family kFamilies[] = {
      .from_hugging_face = opt_from_hf,
      .names = kOptNames,
      .renamed = kOptRenamed},
+    {.name = "gemma",
+     .hugging_face = {"GemmaForCausalLM", "gemma"},
+     .gguf = "gemma",
+     .from_hugging_face = gemma_from_hf,
+     .from_gguf = gemma_from_gguf},
     {.name = "gemma2",
      .hugging_face = {"Gemma2ForCausalLM", "gemma2"},
      .gguf = "gemma2",

@@ -205,6 +205,14 @@ ModelConfig read_hf_config(const JsonFields& json) {
   return config;
 }
 
+ModelConfig config_from_hugging_face(std::string_view json, std::string_view source_name) {
+  const std::string source(source_name);
+  check_json_limits(json, {}, source);
+  const nlohmann::json parsed = nlohmann::json::parse(json, nullptr, /*allow_exceptions=*/false);
+  if (!parsed.is_object()) fail(ErrorCode::kCorruptFile, "{}: not a JSON object", source);
+  return read_hf_config(JsonFields(parsed, source));
+}
+
 int32_t window_within(int64_t window, int64_t max_context) {
   return window < max_context ? static_cast<int32_t>(window) : 0;
 }

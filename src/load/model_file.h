@@ -98,6 +98,13 @@ struct ModelConfig {
   bool normalize_expert_weights = true;  // the chosen experts' weights are made to sum to 1
 };
 
+// What a Hugging Face folder's config.json says of its model. `source_name` is for messages. Throws
+// Error kCorruptFile, kUnsupported.
+ModelConfig config_from_hugging_face(std::string_view json, std::string_view source_name);
+
+// Numbers in all weights of such a model: what files of it hold.
+int64_t parameter_count(const ModelConfig& config);
+
 // Sampling the file's author recommends (generation_config.json); absent where it says nothing.
 struct GenerationDefaults {
   std::optional<double> temperature, top_p, min_p;

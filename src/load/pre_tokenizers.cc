@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "core/error.h"
+#include "load/byte_alphabet.h"
 #include "load/search.h"
 #include "load/unicode.h"
 #include "load/utf8.h"
@@ -33,6 +34,9 @@ constexpr std::string_view kGpt4o =
     R"([^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*)"
     R"((?i:'s|'t|'re|'ve|'m|'ll|'d)?|)"
     R"(\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
+
+constexpr std::string_view kPunctuation = R"([\p{P}\$\+<=>\^`\|~])";
+constexpr std::string_view kDigit = R"(\p{N})";
 
 // A step whose matches and gaps are all pieces.
 PreTokenizerStep isolate(std::string_view pattern) {
@@ -151,7 +155,33 @@ class Splitter {
   std::vector<Part> parts_;
 };
 
+// Each byte as its character: where the cuts in these characters are in the bytes.
+void split_bytes(PieceText& text, const PreTokenizerStep& step, const Pattern& pattern) {
+  std::vector<Piece> out, parts;
+  Splitter splitter(step, pattern, parts);
+  std::string characters;
+  std::vector<size_t> byte_at;  // of each place in `characters`
+  for (const Piece& piece : text.pieces) {
+    if (!piece.valid_utf8) {
+      out.push_back(piece);
+      continue;
+    }
+    characters.clear();
+    byte_at.clear();
+    for (size_t at = piece.begin; at < piece.end; ++at) {
+      characters += byte_alphabet()[static_cast<uint8_t>(text.text[at])];
+      byte_at.resize(characters.size(), at);
+    }
+    byte_at.push_back(piece.end);
+    parts.clear();
+    splitter.split(characters, 0);
+    for (const Piece& part : parts) out.push_back({byte_at[part.begin], byte_at[part.end], true});
+  }
+  text.pieces = std::move(out);
+}
+
 void split_pieces(PieceText& text, const PreTokenizerStep& step, const Pattern& pattern) {
+  if (step.of_bytes) return split_bytes(text, step, pattern);
   std::vector<Piece> out;
   out.reserve(text.pieces.size());
   Splitter splitter(step, pattern, out);
@@ -171,6 +201,14 @@ std::string_view gpt2_pattern() {
   return kGpt2;
 }
 
+std::string_view punctuation_pattern() {
+  return kPunctuation;
+}
+
+std::string_view digit_pattern() {
+  return kDigit;
+}
+
 NamedPreTokenizer named_pre_tokenizer(std::string_view name) {
   const auto is = [name](auto... names) { return ((name == names) || ...); };
   if (is("gpt-2", "gpt2", "phi-2")) return {.steps = {isolate(kGpt2)}};
@@ -178,10 +216,20 @@ NamedPreTokenizer named_pre_tokenizer(std::string_view name) {
     // Two stages: one alternation of both would keep the space before a digit with it.
     return {.steps = {isolate(R"(\p{N})"), isolate(kGpt2)}};
   }
-  if (is("llama-bpe", "llama3", "llama-v3")) {
+  if (is("falcon")) {
+    // As its tokenizer.json: the digits are cut off after the bytes have become characters, of
+    // which "²" is one.
+    PreTokenizerStep punctuation = isolate(kPunctuation), digits = isolate(kDigit);
+    PreTokenizerStep threes = isolate("[0-9][0-9][0-9]");
+    punctuation.behavior = digits.behavior = SplitBehavior::kContiguous;
+    digits.of_bytes = threes.of_bytes = true;
+    return {.steps = {punctuation, isolate(kGpt2), digits, threes}};
+  }
+  if (is("llama-bpe", "llama3", "llama-v3", "falcon3", "pixtral")) {
     return {.steps = {isolate(kLlama3)}, .ignore_merges = true, .add_bos = true};
   }
-  if (is("qwen2")) return {.steps = {isolate(kQwen2)}, .nfc = true};
+  if (is("dbrx", "smaug-bpe")) return {.steps = {isolate(kLlama3)}};
+  if (is("qwen2", "deepseek-r1-qwen")) return {.steps = {isolate(kQwen2)}, .nfc = true};
   if (is("tekken")) return {.steps = {isolate(kTekken)}, .ignore_merges = true, .add_bos = true};
   if (is("gpt-4o")) return {.steps = {isolate(kGpt4o)}};
   if (is("default")) {
@@ -190,7 +238,8 @@ NamedPreTokenizer named_pre_tokenizer(std::string_view name) {
   }
   fail(ErrorCode::kUnsupported,
        "pre-tokenizer '{}' (tokenizer.ggml.pre) is not supported; known: gpt-2, smollm, llama-bpe, "
-       "qwen2, tekken, gpt-4o, phi-2, starcoder, refact, codeshell, default",
+       "qwen2, tekken, gpt-4o, phi-2, falcon, falcon3, dbrx, smaug-bpe, pixtral, "
+       "deepseek-r1-qwen, starcoder, refact, codeshell, default",
        name);
 }
 

@@ -20,6 +20,10 @@ struct NamedPreTokenizer {
 };
 NamedPreTokenizer named_pre_tokenizer(std::string_view name);
 
+// Hugging Face's Punctuation, character by character, and Digits.
+std::string_view punctuation_pattern();
+std::string_view digit_pattern();
+
 // GPT-2's pattern: contractions, words, numbers and the rest, each with the space before it.
 std::string_view gpt2_pattern();
 
@@ -38,7 +42,7 @@ class Normalizer {
 struct PieceText {
   struct Piece {
     size_t begin = 0, end = 0;
-    bool valid_utf8 = true;
+    bool valid_utf8 = true;  // of the text: a step of bytes may have cut a character since
   };
   std::string text;
   std::vector<Piece> pieces;  // in order, none empty

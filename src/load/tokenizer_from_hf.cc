@@ -135,7 +135,9 @@ class HfTokenizerReader {
   void read_pre_tokenizer(const Json& json) {
     if (json.is_null()) return;
     const std::string kind = type(json, "pre_tokenizer");
-    if (byte_level_) unsupported(fmt::format("pre-tokenizer '{}' after ByteLevel", kind));
+    // What follows ByteLevel sees characters that are bytes.
+    if (byte_level_ && kind != "Split" && kind != "Digits" && kind != "Punctuation")
+      unsupported(fmt::format("pre-tokenizer '{}' after ByteLevel", kind));
     if (kind == "Sequence") {
       for (const Json& step : list(json, "pretokenizers")) {
         if (step.is_object() && member(step, "type") == "Sequence") {
@@ -148,12 +150,21 @@ class HfTokenizerReader {
       step.pattern = split_pattern(json);
       step.behavior = behavior(text(json, "behavior"));
       step.invert = flag(json, "invert", false);
+      step.of_bytes = byte_level_;
       spec_.pre_steps.push_back(step);
     } else if (kind == "Digits") {
       PreTokenizerStep step;
-      step.pattern = R"(\p{N})";
+      step.pattern = digit_pattern();
       step.behavior = flag(json, "individual_digits", false) ? SplitBehavior::kIsolated
                                                              : SplitBehavior::kContiguous;
+      step.of_bytes = byte_level_;
+      spec_.pre_steps.push_back(step);
+    } else if (kind == "Punctuation") {
+      PreTokenizerStep step;
+      step.pattern = punctuation_pattern();
+      // Older files leave it out.
+      if (json.contains("behavior")) step.behavior = behavior(text(json, "behavior"));
+      step.of_bytes = byte_level_;
       spec_.pre_steps.push_back(step);
     } else if (kind == "ByteLevel") {
       byte_level_ = true;

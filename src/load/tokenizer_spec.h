@@ -62,6 +62,9 @@ struct PreTokenizerStep {
   std::string pattern = {};  // Oniguruma syntax, within what pattern.h accepts
   SplitBehavior behavior = SplitBehavior::kIsolated;
   bool invert = false;  // kSplit: what lies between matches counts as the matches
+  // kSplit: the pattern sees each byte as its character of GPT-2's alphabet (byte_alphabet.h), and
+  // may cut between the bytes of one character. Only such steps follow such a step.
+  bool of_bytes = false;
   std::string from = {}, to = {};
   bool only_first = false;  // kPrefix: only at the start of the whole text
 };

@@ -189,4 +189,14 @@ std::vector<WeightSpec> weight_specs(const ModelConfig& config, ModelFormat form
   return std::move(list.specs);
 }
 
+int64_t parameter_count(const ModelConfig& config) {
+  int64_t count = 0;
+  for (const WeightSpec& spec : weight_specs(config, ModelFormat::kHuggingFace)) {
+    int64_t size = 1;
+    for (int64_t extent : spec.shape) size *= extent;
+    count += size;
+  }
+  return count;
+}
+
 }  // namespace lowkey

@@ -90,7 +90,7 @@ TEST(MemoryPlan, IsWhatTheAllocatorHolds) {
 // the large one's bytes are multiples of it.
 TEST(MemoryPlan, KivisExperimentOnAScaledDownModel) {
   const ModelConfig llama = find_architecture("llama-2-7b")->config();
-  const int64_t weights = 2 * find_architecture("llama-2-7b")->parameters();
+  const int64_t weights = 2 * parameter_count(llama);
   ModelConfig small = llama;
   small.num_layers = 2;
   small.num_qo_heads = small.num_kv_heads = 4;
@@ -162,27 +162,70 @@ TEST(MemoryPlan, CountsNoMoreThanItCan) {
 // What the published files hold (the safetensors metadata of each repository).
 TEST(Architectures, ParametersAreThoseOfThePublishedFiles) {
   const std::map<std::string, int64_t> published = {
-      {"Llama-2-7B", 6'738'415'616},        {"Llama-2-13B", 13'015'864'320},
-      {"Llama-2-70B", 68'976'648'192},      {"Llama-3-8B", 8'030'261'248},
-      {"Llama-3-70B", 70'553'706'496},      {"Llama-3.1-8B", 8'030'261'248},
-      {"Llama-3.1-70B", 70'553'706'496},    {"Llama-3.1-405B", 405'853'388'800},
-      {"Llama-3.2-1B", 1'235'814'400},      {"Llama-3.2-3B", 3'212'749'824},
-      {"Llama-3.3-70B", 70'553'706'496},    {"SmolLM2-135M", 134'515'008},
-      {"SmolLM2-360M", 361'821'120},        {"SmolLM2-1.7B", 1'711'376'384},
-      {"TinyLlama-1.1B", 1'100'048'384},    {"Mistral-7B-v0.3", 7'248'023'552},
-      {"Mistral-Nemo-12B", 12'247'782'400}, {"Qwen2.5-0.5B", 494'032'768},
-      {"Qwen2.5-1.5B", 1'543'714'304},      {"Qwen2.5-3B", 3'085'938'688},
-      {"Qwen2.5-7B", 7'615'616'512},        {"Qwen2.5-14B", 14'770'033'664},
-      {"Qwen2.5-32B", 32'763'876'352},      {"Qwen2.5-72B", 72'706'203'648},
-      {"Qwen3-0.6B", 596'049'920},          {"Qwen3-1.7B", 1'720'574'976},
-      {"Qwen3-4B", 4'022'468'096},          {"Qwen3-8B", 8'190'735'360},
-      {"Qwen3-14B", 14'768'307'200},        {"Qwen3-32B", 32'762'123'264},
-      {"Gemma-2B", 2'506'172'416},          {"Gemma-7B", 8'537'680'896},
+      {"Llama-1-7B", 6'738'415'616},
+      {"Llama-1-13B", 13'015'864'320},
+      {"Llama-1-30B", 32'528'943'616},
+      {"Llama-1-65B", 65'285'660'672},
+      {"Llama-2-7B", 6'738'415'616},
+      {"Llama-2-13B", 13'015'864'320},
+      {"Llama-2-70B", 68'976'648'192},
+      {"Vicuna-v1.5-7B", 6'738'415'616},
+      {"Vicuna-v1.5-13B", 13'015'864'320},
+      {"Llama-3-8B", 8'030'261'248},
+      {"Llama-3-70B", 70'553'706'496},
+      {"Llama-3.1-8B", 8'030'261'248},
+      {"Llama-3.1-70B", 70'553'706'496},
+      {"Llama-3.1-405B", 405'853'388'800},
+      {"Llama-3.2-1B", 1'235'814'400},
+      {"Llama-3.2-3B", 3'212'749'824},
+      {"Llama-3.3-70B", 70'553'706'496},
+      {"SmolLM2-135M", 134'515'008},
+      {"SmolLM2-360M", 361'821'120},
+      {"SmolLM2-1.7B", 1'711'376'384},
+      {"TinyLlama-1.1B", 1'100'048'384},
+      {"SmolLM3-3B", 3'075'098'624},
+      {"Mistral-7B-v0.1", 7'241'732'096},
+      {"Mistral-7B-v0.3", 7'248'023'552},
+      {"Mistral-Nemo-12B", 12'247'782'400},
+      {"Mixtral-8x7B", 46'702'792'704},
+      {"Mixtral-8x22B", 140'620'634'112},
+      {"Falcon-7B", 6'921'720'704},
+      {"Falcon-40B", 41'303'293'952},
+      {"OPT-125M", 125'239'296},
+      {"OPT-6.7B", 6'658'473'984},
+      {"OPT-13B", 12'853'473'280},
+      {"Qwen2.5-0.5B", 494'032'768},
+      {"Qwen2.5-1.5B", 1'543'714'304},
+      {"Qwen2.5-3B", 3'085'938'688},
+      {"Qwen2.5-7B", 7'615'616'512},
+      {"Qwen2.5-14B", 14'770'033'664},
+      {"Qwen2.5-32B", 32'763'876'352},
+      {"Qwen2.5-72B", 72'706'203'648},
+      {"Qwen3-0.6B", 596'049'920},
+      {"Qwen3-1.7B", 1'720'574'976},
+      {"Qwen3-4B", 4'022'468'096},
+      {"Qwen3-8B", 8'190'735'360},
+      {"Qwen3-14B", 14'768'307'200},
+      {"Qwen3-32B", 32'762'123'264},
+      {"Qwen3-30B-A3B", 30'532'122'624},
+      {"Qwen3-235B-A22B", 235'093'634'560},
+      {"Gemma-2B", 2'506'172'416},
+      {"Gemma-7B", 8'537'680'896},
+      {"Gemma-2-2B", 2'614'341'888},
+      {"Gemma-2-9B", 9'241'705'984},
+      {"Gemma-2-27B", 27'227'128'320},
+      {"Gemma-3-270M", 268'098'176},
+      {"Gemma-3-1B", 999'885'952},
+      {"Gemma-3-4B", 3'880'263'168},
+      {"Gemma-3-12B", 0},
+      {"Gemma-3-27B", 0},
+      {"Phi-3-mini-4k", 3'821'079'552},
+      {"Phi-3-medium-4k", 13'960'238'080},
   };
   for (const Architecture& arch : architectures()) {
     const auto found = published.find(std::string(arch.name));
     ASSERT_NE(found, published.end()) << arch.name;
-    EXPECT_EQ(arch.parameters(), found->second) << arch.name;
+    EXPECT_EQ(parameter_count(arch.config()), found->second) << arch.name;
   }
   EXPECT_EQ(architectures().size(), published.size());
 }

@@ -19,6 +19,7 @@ STACK_KEYS = (
 )
 GENERATION_KEYS = "engine kv threads test n_depth avg_ts stddev_ts".split()
 QUALITY_KEYS = "engine kv stored_bits kl_mean kl_p999 top1_agreement ppl ppl_delta_percent scored_tokens".split()
+LARGE_KEYS = ["kv", "tokens", "KV bytes", "plan says", "owned MiB", "model MiB", "tok/s"]
 
 WORKED_KEYS = """task kv recipe shots form code_bits tokens megabytes megabytes_allocated questions accuracy accuracy_low
 accuracy_high correct""".split()
@@ -76,6 +77,14 @@ def generation(lowkey: str, write_model: str) -> None:
         assert bad.returncode == 1 and "context is 512 tokens" in bad.stderr, bad
 
 
+def large(lowkey: str) -> None:
+    options = ["--lowkey", lowkey, "--threads", "2", "--arch", "SmolLM2-135M", "--layers", "2", "--prompt", "150"]
+    rows = rows_of(run(sys.executable, "-m", "large.bench", *options, "-n", "3", "--json", "-"), LARGE_KEYS)
+    assert [row["kv"] for row in rows] == ["16", "8/4", "kivi-4:r32", "kivi-2:r32"], rows
+    for row in rows:
+        assert row["KV bytes"] == row["plan says"] > 0 and row["tokens"] == 152, row
+
+
 def quality(lowkey: str, write_model: str) -> None:
     here = pathlib.Path(__file__).resolve().parent
     with tempfile.TemporaryDirectory() as name:
@@ -83,9 +92,14 @@ def quality(lowkey: str, write_model: str) -> None:
         model, text, front = str(folder / "tiny.gguf"), folder / "text", folder / "front.json"
         run(write_model, model)
         text.write_text("".join(chr(33 + i * i % 31) for i in range(700)))  # punctuation and digits: no merges
-        front.write_text(json.dumps({"points": [{"code_bits": 3.5, "recipe": "0=4,*=kivi-3:r32"}]}))
+        point = {"code_bits": 3.5, "recipe": "0=4,*=kivi-3:r32", "stored_bits": 5.5, "kl": 0.5}
+        front.write_text(json.dumps({"points": [point]}))
+        # Of two fronts one line: this one stores more and loses more, so it is not shown.
+        worse = folder / "worse.json"
+        worse.write_text(json.dumps({"points": [{**point, "code_bits": 3.9, "stored_bits": 5.9, "kl": 0.6}]}))
         command = [sys.executable, "-m", "quality.bench", "--lowkey", lowkey, "--model", model, "--text", str(text)]
         command += ["--threads", "2", "--ctx", "200", "--kv", "8", "--kv", "kivi-2:r32", "--front", str(front)]
+        command += ["--front", str(worse)]
         stub = [*command, "--peer", str(here / "stub_quality_peer.py"), "--types", "q8_0,q5_1,q4_0"]
 
         rows = rows_of(run(*stub, "--json", "-"), QUALITY_KEYS)
@@ -233,6 +247,7 @@ def main() -> None:
     of_generation = kinds.add_parser("generation")
     of_generation.add_argument("--lowkey", required=True)
     of_generation.add_argument("--write-model", required=True)
+    kinds.add_parser("large").add_argument("--lowkey", required=True)
     for kind in ("quality", "worked"):
         on_model = kinds.add_parser(kind)
         on_model.add_argument("--lowkey", required=True)
@@ -242,6 +257,8 @@ def main() -> None:
         attention(arguments.bench)
     elif arguments.kind == "stack":
         stack(arguments.bench)
+    elif arguments.kind == "large":
+        large(arguments.lowkey)
     elif arguments.kind == "quality":
         quality(arguments.lowkey, arguments.write_model)
     elif arguments.kind == "worked":

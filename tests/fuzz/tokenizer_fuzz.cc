@@ -39,6 +39,7 @@ const Tokenizer& pick(uint8_t which) {
       with_pre_tokenizer("tekken"),
       with_pre_tokenizer("gpt-4o"),
       with_pre_tokenizer("default"),
+      with_pre_tokenizer("falcon"),
   };
   return tokenizers[which % std::size(tokenizers)];
 }

@@ -212,7 +212,6 @@ TEST(ModelFile, FingerprintTellsModelsApart) {
 }
 
 // --- refusals
-// -------------------------------------------------------------------------------------
 
 struct BadGguf {
   const char* name;
@@ -731,7 +730,6 @@ TEST(ModelFile, PathsThatAreNoModelSayWhatToDo) {
 }
 
 // --- real files
-// -----------------------------------------------------------------------------------
 
 TEST(ModelFile, OpensSmolLm2InAnInstant) {
   const auto path = test::real_model();

@@ -8,6 +8,7 @@
 
 #include "core/error.h"
 #include "load/byte_alphabet.h"
+#include "load/pre_tokenizers.h"
 #include "load/tokenizer.h"
 #include "support/gguf_writer.h"
 #include "support/paths.h"
@@ -216,6 +217,50 @@ TEST(TokenizerFromHf, MergesAsStringsOrPairs) {
   EXPECT_EQ(read_json(pairs).merges[0].left, read_json(good_json()).merges[0].left);
 }
 
+std::vector<std::string> pieces_of(const TokenizerSpec& spec, const std::string& text) {
+  const PieceText cut = PreTokenizer(spec.pre_steps).split(text, true);
+  std::vector<std::string> pieces;
+  for (const PieceText::Piece& piece : cut.pieces) pieces.emplace_back(cut.view(piece));
+  return pieces;
+}
+
+// Falcon's: digits are cut off after ByteLevel, where "²" is also the second byte of "ò" and of
+// itself. The pieces are those of tokenizers' pre_tokenize_str.
+TEST(TokenizerFromHf, StepsAfterByteLevelSeeBytes) {
+  json tokenizer = good_json();
+  tokenizer["pre_tokenizer"] = json::parse(R"({"type": "Sequence", "pretokenizers": [
+    {"type": "Punctuation", "behavior": "Contiguous"},
+    {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true},
+    {"type": "Digits", "individual_digits": false},
+    {"type": "Split", "pattern": {"Regex": "[0-9][0-9][0-9]"}, "behavior": "Isolated",
+     "invert": false}]})");
+  TokenizerSpec from_gguf;
+  from_gguf.pre_steps = named_pre_tokenizer("falcon").steps;
+  for (const TokenizerSpec& spec : {read_json(tokenizer), from_gguf}) {
+    EXPECT_THAT(pieces_of(spec, "Hello, world!! 12345"),
+                ElementsAre("Hello", ",", " world", "!!", " ", "123", "45"));
+    EXPECT_THAT(
+        pieces_of(spec, " ò12 x²³ ½"),
+        ElementsAre(" \xc3", "\xb2", "12", " x", "\xc2", "\xb2", "\xc2", "\xb3", " \xc2", "\xbd"));
+    EXPECT_THAT(pieces_of(spec, "a--b `c` ٣٤ 1  3"),
+                ElementsAre("a", "--", "b", " ", "`", "c", "`", " ٣٤", " ", "1", " ", " ", "3"));
+    EXPECT_THAT(pieces_of(spec,
+                          "$5.00\xff"
+                          "42"),
+                ElementsAre("$", "5", ".", "00", "\xff", "42"));
+  }
+  // Bytes of a character that was cut still merge with what they stand beside.
+  tokenizer["model"]["vocab"]["ĠÃ"] = 259;
+  tokenizer["model"]["merges"] = {"t h", "Ġ Ã"};
+  const Tokenizer cut(read_json(tokenizer));
+  EXPECT_THAT(cut.encode(" ò", SpecialTokens::kIgnore, false),
+              ElementsAre(259, cut.encode("\xb2", SpecialTokens::kIgnore, false)[0]));
+  EXPECT_EQ(cut.decode(cut.encode("ò² 12", SpecialTokens::kIgnore, false)), "ò² 12");
+
+  tokenizer["pre_tokenizer"]["pretokenizers"][0].erase("behavior");
+  EXPECT_THAT(pieces_of(read_json(tokenizer), "a--b"), ElementsAre("a", "-", "-", "b"));
+}
+
 // Applies a JSON patch and says how the result is refused.
 std::string hf_refusal(const char* pointer, json value) {
   json tokenizer = good_json();
@@ -234,8 +279,9 @@ TEST(TokenizerFromHf, WhatIsNotKnownIsRefusedByName) {
        "normalizer Replace with anything but a String pattern"},
       {"/pre_tokenizer", {{"type", "BertPreTokenizer"}}, "pre-tokenizer 'BertPreTokenizer'"},
       {"/pre_tokenizer",
-       {{"type", "Sequence"}, {"pretokenizers", {{{"type", "ByteLevel"}}, {{"type", "Digits"}}}}},
-       "pre-tokenizer 'Digits' after ByteLevel"},
+       {{"type", "Sequence"},
+        {"pretokenizers", {{{"type", "ByteLevel"}}, {{"type", "Metaspace"}}}}},
+       "pre-tokenizer 'Metaspace' after ByteLevel"},
       {"/pre_tokenizer",
        {{"type", "Split"}, {"pattern", {{"String", "x"}}}, {"behavior", "Sideways"}},
        "pre-tokenizer Split with behavior 'Sideways'"},

@@ -59,7 +59,8 @@ TEST_P(VocabularyVectors, MatchLlamaCpp) {
 }
 
 INSTANTIATE_TEST_SUITE_P(LlamaCpp, VocabularyVectors,
-                         ::testing::Values("gpt-2", "llama-spm", "phi-3", "llama-bpe", "qwen2"),
+                         ::testing::Values("gpt-2", "llama-spm", "phi-3", "llama-bpe", "qwen2",
+                                           "falcon"),
                          [](const auto& test) {
                            std::string id = test.param;
                            std::replace(id.begin(), id.end(), '-', '_');

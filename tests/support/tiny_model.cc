@@ -114,8 +114,8 @@ json config_json(const TinyModelOptions& o) {
   return config;
 }
 
-json tokenizer_json(const TinyModelOptions& o) {
-  const std::vector<std::string> tokens = vocabulary(o.vocab);
+json tokenizer_json(int32_t vocab_size) {
+  const std::vector<std::string> tokens = vocabulary(vocab_size);
   json vocab, added = json::array();
   for (size_t id = 0; id < tokens.size(); ++id) vocab[tokens[id]] = id;
   for (int32_t id : {kEndOfText, kImStart, kImEnd}) {
@@ -152,13 +152,13 @@ json tokenizer_json(const TinyModelOptions& o) {
             {"merges", kMerges}}}};
 }
 
-json tokenizer_config_json(const TinyModelOptions& o) {
+json tokenizer_config_json(int32_t max_context) {
   return {{"add_bos_token", false},
           {"bos_token", "<|endoftext|>"},
           {"chat_template", TinyModel::chat_template()},
           {"clean_up_tokenization_spaces", false},
           {"eos_token", "<|im_end|>"},
-          {"model_max_length", o.max_context},
+          {"model_max_length", max_context},
           {"pad_token", "<|im_end|>"},
           {"tokenizer_class", "PreTrainedTokenizerFast"}};
 }
@@ -275,13 +275,18 @@ const TinyTensor& TinyModel::tensor(const std::string& canonical) const {
   fail(ErrorCode::kNotFound, "tiny model: no tensor '{}'", canonical);
 }
 
+void TinyModel::write_tokenizer(const std::filesystem::path& folder, int32_t vocab,
+                                int32_t max_context) {
+  write_json(folder / "generation_config.json", generation_config_json());
+  write_json(folder / "tokenizer.json", tokenizer_json(vocab));
+  write_json(folder / "tokenizer_config.json", tokenizer_config_json(max_context));
+}
+
 void TinyModel::write_hugging_face(const std::filesystem::path& folder) const {
   const TinyModelOptions& o = options_;
   std::filesystem::create_directories(folder);
   write_json(folder / "config.json", config_json(o));
-  write_json(folder / "generation_config.json", generation_config_json());
-  write_json(folder / "tokenizer.json", tokenizer_json(o));
-  write_json(folder / "tokenizer_config.json", tokenizer_config_json(o));
+  write_tokenizer(folder, o.vocab, o.max_context);
   // Shard s holds tensors s, s + shards, ...: neighbours never share a file.
   std::vector<SafetensorsWriter> shards(static_cast<size_t>(o.shards));
   json weight_map;
@@ -309,6 +314,20 @@ void TinyModel::write_hugging_face(const std::filesystem::path& folder) const {
   }
 }
 
+void TinyModel::add_tokenizer(GgufWriter& writer, int32_t vocab) {
+  std::vector<int32_t> kinds(static_cast<size_t>(vocab), 1);                             // normal
+  for (int32_t id : {kEndOfText, kImStart, kImEnd}) kinds[static_cast<size_t>(id)] = 3;  // control
+  for (int32_t id = kImEnd + 1; id < vocab; ++id) kinds[static_cast<size_t>(id)] = 5;    // unused
+  writer.add("tokenizer.ggml.model", "gpt2").add("tokenizer.ggml.pre", "gpt-2");
+  writer.add("tokenizer.ggml.tokens", vocabulary(vocab)).add("tokenizer.ggml.token_type", kinds);
+  writer.add("tokenizer.ggml.merges", std::vector<std::string>(kMerges.begin(), kMerges.end()));
+  writer.add("tokenizer.ggml.bos_token_id", static_cast<uint32_t>(kEndOfText));
+  writer.add("tokenizer.ggml.eos_token_id", static_cast<uint32_t>(kImEnd));
+  writer.add("tokenizer.ggml.padding_token_id", static_cast<uint32_t>(kImEnd));
+  writer.add("tokenizer.ggml.add_bos_token", false);
+  writer.add("tokenizer.chat_template", chat_template());
+}
+
 GgufWriter TinyModel::gguf() const {
   const TinyModelOptions& o = options_;
   GgufWriter w;
@@ -332,17 +351,7 @@ GgufWriter TinyModel::gguf() const {
     w.add("llama.rope.scaling.type", "linear");
     w.add("llama.rope.scaling.factor", static_cast<float>(kLinearFactor));
   }
-  std::vector<int32_t> kinds(static_cast<size_t>(o.vocab), 1);                           // normal
-  for (int32_t id : {kEndOfText, kImStart, kImEnd}) kinds[static_cast<size_t>(id)] = 3;  // control
-  for (int32_t id = kImEnd + 1; id < o.vocab; ++id) kinds[static_cast<size_t>(id)] = 5;  // unused
-  w.add("tokenizer.ggml.model", "gpt2").add("tokenizer.ggml.pre", "gpt-2");
-  w.add("tokenizer.ggml.tokens", vocabulary(o.vocab)).add("tokenizer.ggml.token_type", kinds);
-  w.add("tokenizer.ggml.merges", std::vector<std::string>(kMerges.begin(), kMerges.end()));
-  count("tokenizer.ggml.bos_token_id", kEndOfText);
-  count("tokenizer.ggml.eos_token_id", kImEnd);
-  count("tokenizer.ggml.padding_token_id", kImEnd);
-  w.add("tokenizer.ggml.add_bos_token", false);
-  w.add("tokenizer.chat_template", chat_template());
+  add_tokenizer(w, o.vocab);
   if (o.rope_scaling == RopeScaling::kLlama3)
     w.add_tensor("rope_freqs.weight", DType::kF32, {o.head_dim / 2},
                  encoded(llama3_divisors(o), DType::kF32));

@@ -68,6 +68,12 @@ class TinyModel {
 
   static const char* chat_template();
 
+  // All but the weights and config.json, for models of other shapes: the tokenizer, its template
+  // and the sampling defaults, as files of a folder or as entries of a GGUF.
+  static void write_tokenizer(const std::filesystem::path& folder, int32_t vocab,
+                              int32_t max_context);
+  static void add_tokenizer(GgufWriter& writer, int32_t vocab);
+
  private:
   TinyModelOptions options_;
   std::vector<TinyTensor> tensors_;
