@@ -98,14 +98,12 @@ int64_t workspace_bytes(const ModelConfig& config, int64_t ctx, int64_t batch) {
 int64_t prompt_weights_bytes(const ModelConfig& config) {
   const int64_t hidden = config.hidden_size;
   const int64_t heads = 2 * int64_t{config.num_qo_heads} + 2 * int64_t{config.num_kv_heads};
-  const int64_t matrices = config.gated_mlp ? 3 : 2;
-  int64_t numbers = config.num_layers * hidden * heads * config.head_dim;
-  for (const LayerConfig& layer : config.layers) {
-    numbers += layer.experts ? int64_t{config.num_experts} *
-                                   (matrices * hidden * config.expert_intermediate_size + hidden)
-                             : matrices * hidden * config.intermediate_size;
-  }
-  return 2 * numbers;
+  const int64_t mixed = std::count_if(config.layers.begin(), config.layers.end(),
+                                      [](const LayerConfig& layer) { return layer.experts; });
+  const int64_t inner = (config.num_layers - mixed) * config.intermediate_size +
+                        mixed * config.num_experts * config.expert_intermediate_size;
+  return 2 * hidden *
+         (config.num_layers * heads * config.head_dim + (config.gated_mlp ? 3 : 2) * inner);
 }
 
 }  // namespace lowkey

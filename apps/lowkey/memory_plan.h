@@ -53,7 +53,8 @@ class MemoryPlan {
 int64_t workspace_bytes(const ModelConfig& config, int64_t ctx, int64_t batch);
 
 // The second copy of the layers' matrices, in bf16, that prompts are computed with where the
-// processor has AVX512_BF16 (docs/decisions.md). Not in MemoryNeed: it depends on the machine.
+// processor has AVX512_BF16 (docs/decisions.md), unless weights are used in place (--weights file,
+// auto for files larger than a quarter of memory). Not in MemoryNeed: it depends on the machine.
 int64_t prompt_weights_bytes(const ModelConfig& config);
 
 }  // namespace lowkey

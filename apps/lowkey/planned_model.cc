@@ -76,7 +76,7 @@ std::string planned_total_text(const PlannedModel& model, int64_t ctx) {
   std::string out = fmt::format(
       "total: weights, KV cache as allocated (whole pages, exact windows), and workspace: an\n"
       "estimate of activations, logits and attention's partial results. Prompts need {} more\n"
-      "where they run in bf16 (AVX512_BF16, weights other than f32), else libtorch's buffers.\n",
+      "where they run in bf16 (AVX512_BF16, weights not f32 or file), else libtorch's buffers.\n",
       human_bytes(static_cast<uint64_t>(prompt_weights_bytes(model.config))));
   if (model.config.max_context > 0 && ctx > model.config.max_context) {
     out += fmt::format("{} tokens are beyond the model's context.\n", with_separators(ctx));

@@ -378,5 +378,25 @@ TEST_F(PlanTest, ErrorsSayWhatToDo) {
   EXPECT_THAT(refusal(options), HasSubstr("invalid_argument: "));
 }
 
+// Beside attention's matrices: three of the dense layer, two experts' three in the other.
+TEST(PromptWeights, CountExpertsOfTheLayersThatHaveThem) {
+  ModelConfig config;
+  config.num_layers = 2;
+  config.hidden_size = 10;
+  config.intermediate_size = 7;
+  config.num_qo_heads = 3;
+  config.num_kv_heads = 1;
+  config.head_dim = 4;
+  const int64_t attention = 2 * 10 * (2 * 3 + 2 * 1) * 4;  // of both layers
+  EXPECT_EQ(prompt_weights_bytes(config), 2 * (attention + 2 * 3 * 10 * 7));
+  config.layers.resize(2);
+  config.layers[1].experts = true;
+  config.num_experts = 2;
+  config.expert_intermediate_size = 5;
+  EXPECT_EQ(prompt_weights_bytes(config), 2 * (attention + 3 * 10 * 7 + 2 * 3 * 10 * 5));
+  config.gated_mlp = false;
+  EXPECT_EQ(prompt_weights_bytes(config), 2 * (attention + 2 * 10 * 7 + 2 * 2 * 10 * 5));
+}
+
 }  // namespace
 }  // namespace lowkey

@@ -52,6 +52,13 @@ class SessionTest : public testing::Test {
 std::filesystem::path SessionTest::folder_;
 std::unique_ptr<Engine> SessionTest::engine_;
 
+TEST_F(SessionTest, LargeFilesAreUsedInPlace) {
+  const auto bytes = static_cast<int64_t>(engine_->file().weight_bytes());
+  EXPECT_EQ(best_weight_storage(engine_->file(), 4 * bytes - 1), WeightStorage::kFile);
+  EXPECT_NE(best_weight_storage(engine_->file(), 4 * bytes), WeightStorage::kFile);
+  EXPECT_GT(available_memory(), int64_t{64} << 20);
+}
+
 TEST_F(SessionTest, StreamsWhatItReturns) {
   Session session(*engine_, recipe("kivi-2:r32"));
   std::string streamed;

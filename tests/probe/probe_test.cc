@@ -445,6 +445,33 @@ TEST_F(ProbeTest, RefusesWhatCannotBeMeasured) {
   EXPECT_THROW(run({text}, {}), Error);
 }
 
+// Measured on another formula than the model's, errors would be wrong without a sign of it.
+TEST_F(ProbeTest, RefusesAttentionItDoesNotCompute) {
+  Engine& engine = load(test::TinyModel({.seed = 8, .head_dim = 32}));
+  const auto message = [&](const std::function<void(ModelConfig&)>& change) -> std::string {
+    ModelWeights weights = engine.model().weights();
+    change(weights.config);
+    Model model(std::move(weights), engine.pool());
+    try {
+      probe(model, {}, parse_candidates("4"), {}, engine.pool(), {});
+    } catch (const Error& error) {
+      return error.what();
+    }
+    return "no error";
+  };
+  EXPECT_EQ(message([](ModelConfig& c) { c.layers[1].window = 16; }),
+            "probe: a model with sliding windows cannot be measured yet");
+  EXPECT_EQ(message([](ModelConfig& c) { c.attention_softcap = 50; }),
+            "probe: a model with softcapped scores cannot be measured yet");
+  EXPECT_EQ(message([](ModelConfig& c) { c.alibi = true; }),
+            "probe: a model with ALiBi cannot be measured yet");
+  EXPECT_EQ(message([](ModelConfig& c) { c.post_norms = true; }),
+            "probe: a model with norms behind attention cannot be measured yet");
+  EXPECT_EQ(message([](ModelConfig& c) { c.attention_scale *= 2; }),
+            "probe: a model with another scale of scores cannot be measured yet");
+  EXPECT_EQ(message([](ModelConfig&) {}), "probe: no text to measure on");
+}
+
 TEST_F(ProbeTest, ProgressGoesToTheEndAndMayCancel) {
   Engine& engine = load(test::TinyModel({.seed = 8, .head_dim = 32}));
   const std::vector<Document> documents = {document({{1, 50}}, 50), document({{1, 60}}, 60)};
