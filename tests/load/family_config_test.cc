@@ -581,7 +581,9 @@ TEST(FamilyConfig, RefusesInOneLine) {
        "unsupported: config.json: architecture 'GptOssForCausalLM' is not known here "
        "(LlamaForCausalLM, MistralForCausalLM, MixtralForCausalLM, Qwen2ForCausalLM, "
        "Qwen3ForCausalLM, Qwen3MoeForCausalLM, FalconForCausalLM, OPTForCausalLM, "
-       "Gemma2ForCausalLM, Gemma3ForCausalLM, Phi3ForCausalLM and SmolLM3ForCausalLM are)"},
+       "GemmaForCausalLM, "
+       "GemmaForCausalLM, Gemma2ForCausalLM, Gemma3ForCausalLM, Phi3ForCausalLM and "
+       "SmolLM3ForCausalLM are)"},
   };
   for (const Case& c : cases) {
     ASSERT_EQ(refusal(c.config), "") << c.patch;
@@ -595,7 +597,7 @@ TEST(FamilyConfig, RefusesInOneLine) {
 
 TEST(FamilyConfig, EveryFamilyIsFoundByItsNames) {
   for (const char* name : {"llama", "mistral", "mixtral", "qwen2", "qwen3", "qwen3_moe", "falcon",
-                           "opt", "gemma2", "gemma3", "phi3", "smollm3"}) {
+                           "opt", "gemma", "gemma2", "gemma3", "phi3", "smollm3"}) {
     const Family* family = find_family(name);
     ASSERT_NE(family, nullptr) << name;
     for (std::string_view known : family->hugging_face) {

@@ -226,7 +226,7 @@ TEST(ModelFile, RefusesBadGgufConfigurations) {
       {"other architecture", [](auto& w) { w.set("general.architecture", "mamba"); },
        "unsupported: x.gguf: architecture 'mamba' is not known here (llama, qwen2, qwen3, "
        "qwen3moe, "
-       "falcon, gemma2, gemma3, phi3 and smollm3 are)"},
+       "falcon, gemma, gemma2, gemma3, phi3 and smollm3 are)"},
       {"no architecture", [](auto& w) { w.remove("general.architecture"); },
        "corrupt_file: x.gguf: metadata key 'general.architecture' is missing"},
       {"block_count missing", [](auto& w) { w.remove("llama.block_count"); },
