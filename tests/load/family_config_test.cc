@@ -581,7 +581,6 @@ TEST(FamilyConfig, RefusesInOneLine) {
        "unsupported: config.json: architecture 'GptOssForCausalLM' is not known here "
        "(LlamaForCausalLM, MistralForCausalLM, MixtralForCausalLM, Qwen2ForCausalLM, "
        "Qwen3ForCausalLM, Qwen3MoeForCausalLM, FalconForCausalLM, OPTForCausalLM, "
-       "GemmaForCausalLM, "
        "GemmaForCausalLM, Gemma2ForCausalLM, Gemma3ForCausalLM, Phi3ForCausalLM and "
        "SmolLM3ForCausalLM are)"},
   };
