@@ -37,7 +37,8 @@ std::string rope_text(const RopeConfig& rope) {
     text += fmt::format(", YaRN / {:g} from {}", rope.factor, rope.original_context);
   }
   if (!rope.freq_divisors.empty()) text += ", divisors in the file";
-  if (rope.attention_factor != 1.0) text += fmt::format(", attention factor {:.4g}", rope.attention_factor);
+  if (rope.attention_factor != 1.0)
+    text += fmt::format(", attention factor {:.4g}", rope.attention_factor);
   return text;
 }
 

@@ -60,4 +60,7 @@ def draw(families: dict[str, list[dict]], arguments: argparse.Namespace) -> None
     # Without a date: the same figures give the same file.
     metadata = {"Date": None} if arguments.plot.endswith(".svg") else None
     figure.savefig(arguments.plot, metadata=metadata, dpi=150)
+    if arguments.plot.endswith(".svg"):
+        file = pathlib.Path(arguments.plot)
+        file.write_text("\n".join(line.rstrip() for line in file.read_text().splitlines()) + "\n")
     pyplot.close(figure)
