@@ -97,6 +97,17 @@ tune::TuneOptions tune_options(const TuneVerbOptions& flags) {
   return options;
 }
 
+// Groups of 32 do not divide every head: then there is nothing to compare with.
+bool fits(const std::string& recipe, const KvShape& shape) {
+  try {
+    resolve_recipe(parse_recipe(recipe), shape);
+    return true;
+  } catch (const Error& error) {
+    if (error.code() != ErrorCode::kInvalidArgument) throw;
+    return false;
+  }
+}
+
 // ------------------------------------------------------------------------------- the documents
 
 // What the documents are made from: part of the journal's settings.
@@ -296,6 +307,12 @@ Probed probe_or_remember(Engine& engine, const CalibrationSets& sets,
                          const tune::TuneOptions& options, tune::Journal& journal,
                          const ProgressFn& progress) {
   Probed probed;
+  if (probe_refusal(engine.model().config())) {
+    // No layer is like another or unlike it.
+    probed.e_o.assign(static_cast<size_t>(engine.kv_shape().num_layers),
+                      std::vector<double>(options.candidates.size(), 0.0));
+    return probed;
+  }
   for (const nlohmann::json& record : journal.records()) {
     if (!record.contains("probe")) continue;
     probed.e_o = record.at("e_o").get<std::vector<std::vector<double>>>();
@@ -367,7 +384,7 @@ int work(const TuneVerbOptions& flags, const tune::CrewAddress& address,
 
 int tune_verb(const TuneVerbOptions& flags) {
   const Terminal terminal = detect_terminal(stdout, flags.no_color);
-  const tune::TuneOptions options = tune_options(flags);  // refused at once, not after loading
+  tune::TuneOptions options = tune_options(flags);  // refused at once, not after loading
   const auto address = tune::crew_address_from_environment();
   tune::CrewOptions crew;
   if (address) {
@@ -390,6 +407,21 @@ int tune_verb(const TuneVerbOptions& flags) {
   const ProgressFn progress = bar.callback();
   const std::string sha256 = tune::model_sha256(flags.model, progress);
   Engine engine(flags.model, {weight_storage(flags.weights), flags.threads, 0}, progress);
+  std::erase_if(options.references,
+                [&](const std::string& recipe) { return !fits(recipe, engine.kv_shape()); });
+  if (const char* what = probe_refusal(engine.model().config())) {
+    if (flags.by == "group") {
+      fail(
+          ErrorCode::kUnsupported,
+          "--by group: the probe, which finds groups, cannot measure a model with {} yet; use --by "
+          "layer",
+          what);
+    }
+    bar.clear();
+    fmt::print(stderr,
+               "a model with {} cannot be probed yet: every layer searches all candidates\n", what);
+    options.prune = false;
+  }
   const nlohmann::json machine = machine_settings(flags, engine, sha256);
   tune::Journal journal(folder / "journal.jsonl", all_settings(flags, options, machine));
   if (journal.was_torn()) {

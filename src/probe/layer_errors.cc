@@ -380,13 +380,14 @@ void add(ComparisonSums& to, const ComparisonSums& from) {
 }
 
 LayerQueries select_queries(const float* q, std::span<const int64_t> positions,
-                            int32_t num_qo_heads, int32_t head_dim) {
+                            const ModelConfig& config) {
+  const int32_t num_qo_heads = config.num_qo_heads, head_dim = config.head_dim;
   LayerQueries queries;
   queries.positions.assign(positions.begin(), positions.end());
   queries.num_qo_heads = num_qo_heads;
   queries.padded_dim = (head_dim + kLanes - 1) / kLanes * kLanes;
   queries.q.assign(positions.size() * static_cast<size_t>(num_qo_heads * queries.padded_dim), 0);
-  const float scale = 1.0f / std::sqrt(static_cast<float>(head_dim));
+  const auto scale = static_cast<float>(config.attention_scale);
   for (size_t i = 0; i < positions.size(); ++i) {
     for (int64_t h = 0; h < num_qo_heads; ++h) {
       const float* from = q + (positions[i] * num_qo_heads + h) * head_dim;

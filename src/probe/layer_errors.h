@@ -7,12 +7,13 @@
 
 #include "core/aligned.h"
 #include "core/threads.h"
+#include "load/model_file.h"
 #include "probe/stored_side.h"
 
 namespace lowkey {
 
-// The queries of one layer: those at `positions` (ascending) of all heads, divided by
-// sqrt(head_dim).
+// The queries of one layer: those at `positions` (ascending) of all heads, times the scale of
+// scores.
 struct LayerQueries {
   std::vector<int64_t> positions;
   int32_t num_qo_heads = 0;
@@ -26,7 +27,7 @@ struct LayerQueries {
 
 // Takes rows `positions` of q [tokens, num_qo_heads, head_dim].
 LayerQueries select_queries(const float* q, std::span<const int64_t> positions,
-                            int32_t num_qo_heads, int32_t head_dim);
+                            const ModelConfig& config);
 
 inline constexpr int32_t kExact = -1;
 

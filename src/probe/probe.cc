@@ -147,8 +147,7 @@ class ExactPass final : public StepWatcher {
   void candidates_and_axes(int32_t layer, const LayerInput& input, const float* q,
                            const StoredSide& exact_keys, const StoredSide& exact_values) {
     const ModelConfig& config = c_.model.config();
-    const LayerQueries queries =
-        select_queries(q, positions_, config.num_qo_heads, config.head_dim);
+    const LayerQueries queries = select_queries(q, positions_, config);
     const size_t half = c_.axes.size() / 2;  // keys, then values
     const size_t num_keys = c_.forms.keys.size(), num_values = c_.forms.values.size();
     std::vector<StoredSide> keys(num_keys + half), values(num_values + half);
@@ -276,7 +275,7 @@ class ExactPass final : public StepWatcher {
                 const StoredSide& exact_keys, const StoredSide& exact_values) {
     if (c_.ablation.empty()) return;
     const ModelConfig& config = c_.model.config();
-    const LayerQueries queries = select_queries(q, few_, config.num_qo_heads, config.head_dim);
+    const LayerQueries queries = select_queries(q, few_, config);
     std::vector<std::vector<OutputSums>>& totals = c_.totals[static_cast<size_t>(layer)].ablation;
     totals.resize(c_.ablation.size());
     for (size_t first = 0, last; first < c_.ablation.size(); first = last) {
@@ -397,24 +396,11 @@ class Prober {
                             options_.intact_prefix);
   }
 
-  // What layer_errors.h compares is softmax(q . k / sqrt(head_dim)) over all tokens before, whose
-  // product with o is what the layer adds.
-  void check_model() const {
-    const ModelConfig& config = model_.config();
-    const double usual = 1 / std::sqrt(config.head_dim);
-    const char* what = !shape().windows.empty()        ? "sliding windows"
-                       : config.attention_softcap != 0 ? "softcapped scores"
-                       : config.alibi                  ? "ALiBi"
-                       : config.post_norms             ? "norms behind attention"
-                       : std::abs(config.attention_scale - usual) > 1e-6 * usual
-                           ? "another scale of scores"
-                           : nullptr;
-    if (what) fail(ErrorCode::kUnsupported, "probe: a model with {} cannot be measured yet", what);
-  }
-
   // Everything that can be refused is, before anything runs.
   void check() const {
-    check_model();
+    if (const char* what = probe_refusal(model_.config())) {
+      fail(ErrorCode::kUnsupported, "probe: a model with {} cannot be measured yet", what);
+    }
     if (documents_.empty()) fail(ErrorCode::kInvalidArgument, "probe: no text to measure on");
     if (candidates_.empty()) fail(ErrorCode::kInvalidArgument, "probe: no candidates to measure");
     if (options_.max_queries < 1 || options_.intact_prefix < 0) {
@@ -611,6 +597,14 @@ class Prober {
 };
 
 }  // namespace
+
+const char* probe_refusal(const ModelConfig& config) {
+  if (!kv_shape(config).windows.empty()) return "sliding windows";
+  if (config.attention_softcap != 0) return "softcapped scores";
+  if (config.alibi) return "ALiBi";
+  if (config.post_norms) return "norms behind attention";
+  return nullptr;
+}
 
 ProbeResult probe(Model& model, std::span<const Document> documents,
                   std::span<const LayerCandidate> candidates, const ProbeOptions& options,

@@ -150,6 +150,11 @@ struct ProbeResult {
   std::vector<AblationPoint> ablation;
 };
 
+// What of a model the probe's formulas do not know yet ("sliding windows"): it compares
+// softmax(scale q . k) over all tokens before, whose product with o is what a layer adds. Null
+// where that is what its layers do.
+const char* probe_refusal(const ModelConfig& config);
+
 // Runs on `pool`, the model's own; the result depends on the instruction set, not on the number of
 // threads. A document is held whole: K and V of one layer in every form compared, about 100 bytes
 // per number of them. Throws Error kInvalidArgument: no document, none of whose tokens is scored, a

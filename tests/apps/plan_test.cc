@@ -139,6 +139,29 @@ TEST(MemoryPlan, WhatFitsIsTheMost) {
   }
 }
 
+// Pages come and go with windows: what a sequence takes is not what a longer one does, at most.
+TEST(MemoryPlan, CountsWhatWindowsHold) {
+  ModelConfig config = config_of(3, 2, 64);
+  config.layers.resize(3);
+  config.layers[0].window = 100;
+  config.layers[2].window = 260;
+  for (const char* text : {"16", "8", "kivi-2:r32+i1"}) {
+    const MemoryPlan plan(parse_recipe(text), config, 0);
+    const MemoryPlan full(parse_recipe(text), config_of(3, 2, 64), 0);
+    for (const int64_t tokens : {1, 99, 100, 128, 129, 260, 498, 1500}) {
+      SCOPED_TRACE(fmt::format("{} at {}", text, tokens));
+      EXPECT_EQ(plan.need(tokens, 2).kv.total(), allocated(plan.recipe(), tokens, 2).in_use());
+    }
+    EXPECT_LT(plan.need(1500, 1).kv.pages, full.need(1500, 1).kv.pages);
+    const int64_t memory = plan.need(1500, 1).total();
+    const int64_t ctx = plan.longest_ctx(memory, 1);
+    ASSERT_GT(ctx, 0);
+    for (int64_t length = 0; length <= ctx; ++length) {
+      ASSERT_LE(plan.need(length, 1).total(), memory) << text << " " << length;
+    }
+  }
+}
+
 TEST(MemoryPlan, CountsNoMoreThanItCan) {
   ModelConfig config = config_of(1024, 1024, 1024);
   config.hidden_size = 1024;

@@ -167,6 +167,18 @@ def check_crew(case: Case, whole: dict[str, bytes]) -> None:
     expect(other.returncode == 1 and "instruction_set" in stderr, f"status {other.returncode}: {stderr}")
 
 
+def check_windows(case: Case) -> None:
+    """A family that the probe does not know yet: tuned all the same, without pruning."""
+    status, _, stderr = case.run("windows", "--mode", "per-token", "--bits", "8,4")
+    expect(status == 0 and "a model with sliding windows cannot be probed yet" in stderr, f"status {status}: {stderr}")
+    report = json.loads((case.folder / "windows/out/report.json").read_text())
+    expect(report["probe"] is None and not any(layer["dropped"] for layer in report["pruned"]), str(report["pruned"]))
+    points = json.loads((case.folder / "windows/out/front.json").read_text())["points"]
+    expect(all(point["kl"] > 0 for point in points), str(points))
+    status, _, stderr = case.run("groups", "--by", "group")
+    expect(status == 1 and "--by layer" in stderr and stderr.count("\n") == 1, f"status {status}: {stderr}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--lowkey", required=True)
@@ -183,6 +195,10 @@ def main() -> None:
         check_torn(case, whole)
         check_refusals(case)
         check_crew(case, whole)
+        sliding = folder / "sliding"
+        sliding.mkdir()
+        subprocess.run([options.write_model, str(sliding), "mistral_window"], check=True)
+        check_windows(Case(case.lowkey, folder, sliding, text))
     print("tune_run_test: passed")
 
 

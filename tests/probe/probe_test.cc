@@ -467,8 +467,6 @@ TEST_F(ProbeTest, RefusesAttentionItDoesNotCompute) {
             "probe: a model with ALiBi cannot be measured yet");
   EXPECT_EQ(message([](ModelConfig& c) { c.post_norms = true; }),
             "probe: a model with norms behind attention cannot be measured yet");
-  EXPECT_EQ(message([](ModelConfig& c) { c.attention_scale *= 2; }),
-            "probe: a model with another scale of scores cannot be measured yet");
   EXPECT_EQ(message([](ModelConfig&) {}), "probe: no text to measure on");
 }
 
