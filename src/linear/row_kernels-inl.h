@@ -420,10 +420,14 @@ void layer_norm(const float* x, const float* weight, const float* bias, float ep
 // -------- activations. The final product with x keeps NaN.
 
 // sigmoid(x) from t = exp(-|x|), which never overflows: 1 / (1 + t) or t / (1 + t).
-LOWKEY_INLINE F32 silu_of(F32 x) {
+LOWKEY_INLINE F32 sigmoid_of(F32 x) {
   const F32 t = exp_nonpositive(x > F32{} ? -x : x);
   const F32 numerator = x > F32{} ? splat(1.0f) : t;
-  return x * (numerator / (splat(1.0f) + t));
+  return numerator / (splat(1.0f) + t);
+}
+
+LOWKEY_INLINE F32 silu_of(F32 x) {
+  return x * sigmoid_of(x);
 }
 
 // x times the normal distribution's integral up to x, from the tail's h(|x|) = erfc(|x| / sqrt 2) /
@@ -448,10 +452,7 @@ LOWKEY_INLINE F32 gelu_of(F32 x) {
 // 0.5 x (1 + tanh(u)) is x sigmoid(2u); u = sqrt(2 / pi) (x + 0.044715 x^3).
 LOWKEY_INLINE F32 gelu_tanh_of(F32 x) {
   const F32 cubic = fused(splat(0.044715f) * x * x, x, x);
-  const F32 doubled = splat(1.5957691216057308f) * cubic;
-  const F32 t = exp_nonpositive(doubled > F32{} ? -doubled : doubled);
-  const F32 numerator = doubled > F32{} ? splat(1.0f) : t;
-  return x * (numerator / (splat(1.0f) + t));
+  return x * sigmoid_of(splat(1.5957691216057308f) * cubic);
 }
 
 LOWKEY_INLINE F32 relu_of(F32 x) {
