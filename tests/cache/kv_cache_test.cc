@@ -15,17 +15,6 @@ namespace {
 
 constexpr KvShape kSmall{.num_layers = 2, .num_kv_heads = 2, .head_dim = 32};
 
-std::vector<Token> random_tokens(size_t count, const KvShape& shape, uint64_t seed = 3) {
-  SplitMix64 rng(seed);
-  std::vector<Token> tokens;
-  for (size_t i = 0; i < count; ++i) tokens.push_back(random_token(rng, shape));
-  return tokens;
-}
-
-std::vector<Token> first_of(const std::vector<Token>& tokens, size_t count) {
-  return {tokens.begin(), tokens.begin() + static_cast<std::ptrdiff_t>(count)};
-}
-
 class KvCacheOfRecipe : public testing::TestWithParam<const char*> {};
 
 // Token by token, the state is the closed form's for every length up to three windows and more, bit

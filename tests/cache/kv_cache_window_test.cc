@@ -12,17 +12,6 @@ namespace {
 constexpr KvShape kOneHead{.num_layers = 2, .num_kv_heads = 1, .head_dim = 32};
 constexpr int64_t kPage16 = 2 * 128 * 32 * 2;  // keys and values of 16 bits
 
-std::vector<Token> random_tokens(size_t count, const KvShape& shape, uint64_t seed = 3) {
-  SplitMix64 rng(seed);
-  std::vector<Token> tokens;
-  for (size_t i = 0; i < count; ++i) tokens.push_back(random_token(rng, shape));
-  return tokens;
-}
-
-std::vector<Token> first_of(const std::vector<Token>& tokens, size_t count) {
-  return {tokens.begin(), tokens.begin() + static_cast<std::ptrdiff_t>(count)};
-}
-
 // The layer with a window holds two pages at most, however long the sequence.
 TEST(WindowedCache, PagesInUseStayBounded) {
   for (const char* text : {"16 w100,100", "4:r20 w100,100", "kivi-2:r32+i3 w100,100"}) {

@@ -49,6 +49,17 @@ Token random_token(SplitMix64& rng, const KvShape& shape) {
   return token;
 }
 
+std::vector<Token> random_tokens(size_t count, const KvShape& shape, uint64_t seed) {
+  SplitMix64 rng(seed);
+  std::vector<Token> tokens;
+  for (size_t i = 0; i < count; ++i) tokens.push_back(random_token(rng, shape));
+  return tokens;
+}
+
+std::vector<Token> first_of(const std::vector<Token>& tokens, size_t count) {
+  return {tokens.begin(), tokens.begin() + static_cast<std::ptrdiff_t>(count)};
+}
+
 std::string naive_state(const ResolvedRecipe& recipe, const std::vector<Token>& tokens,
                         int32_t layer, int32_t head, Side which) {
   const ResolvedLayer& l = recipe.layers[static_cast<size_t>(layer)];

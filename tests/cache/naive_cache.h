@@ -21,6 +21,8 @@ struct Token {
 };
 
 Token random_token(SplitMix64& rng, const KvShape& shape);
+std::vector<Token> random_tokens(size_t count, const KvShape& shape, uint64_t seed = 3);
+std::vector<Token> first_of(const std::vector<Token>& tokens, size_t count);
 
 // What KvSequence::state_bytes must return after `tokens`.
 std::string naive_state(const ResolvedRecipe& recipe, const std::vector<Token>& tokens,
