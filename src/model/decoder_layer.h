@@ -75,13 +75,20 @@ void store_block(Ops& ops, const ModelConfig& config, const LayerWeights& w, int
   ops.store(layer, k, v);
 }
 
+// x + what the output projection makes of the heads, normed again if the model does that.
+template <LayerOps Ops>
+typename Ops::Value add_heads(Ops& ops, const ModelConfig& config, const LayerWeights& w,
+                              typename Ops::Value x, const typename Ops::Value& heads) {
+  if (!config.post_norms) return add_linear(ops, std::move(x), heads, w.o);
+  return ops.add(std::move(x), ops.norm(ops.linear(heads, w.o), w.post_attn_norm));
+}
+
 template <LayerOps Ops>
 typename Ops::Value attention_block(Ops& ops, const ModelConfig& config, const LayerWeights& w,
                                     int32_t layer, typename Ops::Value x, StepWatcher* watcher) {
   const typename Ops::Value heads = attention(
       ops, config, w, layer, linears_of_norm(ops, x, w.attn_norm, w.q, w.k, w.v), watcher);
-  if (!config.post_norms) return add_linear(ops, std::move(x), heads, w.o);
-  return ops.add(std::move(x), ops.norm(ops.linear(heads, w.o), w.post_attn_norm));
+  return add_heads(ops, config, w, std::move(x), heads);
 }
 
 // What goes into an MLP's `down`.
@@ -152,11 +159,7 @@ typename Ops::Value parallel_block(Ops& ops, const ModelConfig& config, const La
     heads = select_rows(ops, std::move(heads), wanted_rows);
   }
   if (!config.shared_norm) n = ops.norm(x, w.mlp_norm);
-  if (config.post_norms) {
-    x = ops.add(std::move(x), ops.norm(ops.linear(heads, w.o), w.post_attn_norm));
-  } else {
-    x = add_linear(ops, std::move(x), heads, w.o);
-  }
+  x = add_heads(ops, config, w, std::move(x), heads);
   return add_mlp(ops, config, w, std::move(x), n);
 }
 
