@@ -48,31 +48,48 @@ std::string read_file(const std::filesystem::path& path, uint64_t max_bytes) {
   }
 }
 
-void write_file_atomically(const std::filesystem::path& path, std::string_view contents) {
-  std::filesystem::path folder = path.parent_path();
-  if (folder.empty()) folder = ".";
-  std::string temporary = path.string() + ".XXXXXX";
-  {
-    const Descriptor file{::mkostemp(temporary.data(), O_CLOEXEC)};
-    if (file.fd < 0) fail_errno(path, "cannot create a file beside it");
-    auto give_up = [&](const char* what) {
-      const int error = errno;
-      ::unlink(temporary.c_str());
-      errno = error;
-      fail_errno(path, what);
-    };
-    ::fchmod(file.fd, 0644);
-    while (!contents.empty()) {
-      const ssize_t n = ::write(file.fd, contents.data(), contents.size());
-      if (n < 0 && errno == EINTR) continue;
-      if (n < 0) give_up("cannot write");
-      contents.remove_prefix(static_cast<size_t>(n));
-    }
-    if (::fsync(file.fd) != 0) give_up("cannot sync");
-    if (::rename(temporary.c_str(), path.c_str()) != 0) give_up("cannot rename into place");
+AtomicFile::AtomicFile(std::filesystem::path path)
+    : path_(std::move(path)), temporary_(path_.string() + ".XXXXXX") {
+  fd_ = ::mkostemp(temporary_.data(), O_CLOEXEC);
+  if (fd_ < 0) {
+    temporary_.clear();
+    fail_errno(path_, "cannot create a file beside it");
   }
+  ::fchmod(fd_, 0644);
+}
+
+AtomicFile::~AtomicFile() {
+  if (fd_ >= 0) ::close(fd_);
+  if (!temporary_.empty()) ::unlink(temporary_.c_str());
+}
+
+void AtomicFile::give_up(const char* what) {
+  fail_errno(path_, what);  // the destructor tidies up
+}
+
+void AtomicFile::write(std::string_view contents) {
+  while (!contents.empty()) {
+    const ssize_t n = ::write(fd_, contents.data(), contents.size());
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) give_up("cannot write");
+    contents.remove_prefix(static_cast<size_t>(n));
+  }
+}
+
+void AtomicFile::commit() {
+  if (::fsync(fd_) != 0) give_up("cannot sync");
+  if (::rename(temporary_.c_str(), path_.c_str()) != 0) give_up("cannot rename into place");
+  temporary_.clear();
+  std::filesystem::path folder = path_.parent_path();
+  if (folder.empty()) folder = ".";
   const Descriptor directory{::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC)};
   if (directory.fd >= 0) ::fsync(directory.fd);
+}
+
+void write_file_atomically(const std::filesystem::path& path, std::string_view contents) {
+  AtomicFile file(path);
+  file.write(contents);
+  file.commit();
 }
 
 }  // namespace lowkey

@@ -106,6 +106,12 @@ std::string variations_text(const ModelConfig& c) {
   number("experts_per_token", c.experts_per_token, plain.experts_per_token);
   number("expert_intermediate_size", c.expert_intermediate_size, plain.expert_intermediate_size);
   number("normalize_expert_weights", c.normalize_expert_weights, plain.normalize_expert_weights);
+  number("activation_bits", c.activation_bits, plain.activation_bits);
+  number("activation_symmetric", c.activation_symmetric, plain.activation_symmetric);
+  real("activation_clip", c.activation_clip, plain.activation_clip);
+  number("hadamard_qk", c.hadamard_qk, plain.hadamard_qk);
+  number("hadamard_v", c.hadamard_v, plain.hadamard_v);
+  number("hadamard_down", c.hadamard_down, plain.hadamard_down);
   return text;
 }
 
@@ -193,6 +199,10 @@ std::string ModelFile::fingerprint() const {
   hash.update(config_text(impl_->config));
   for (const std::string& name : impl_->names) hash_tensor(name, impl_->tensors.at(name), hash);
   return to_hex(hash.finish());
+}
+
+std::string ModelFile::source_fingerprint() const {
+  return impl_->source_fingerprint.empty() ? fingerprint() : impl_->source_fingerprint;
 }
 
 namespace {

@@ -96,6 +96,19 @@ struct ModelConfig {
   int32_t experts_per_token = 0;
   int32_t expert_intermediate_size = 0;
   bool normalize_expert_weights = true;  // the chosen experts' weights are made to sum to 1
+
+  // Of folders that `lowkey quantize` wrote (docs/formats/weights.md); other models leave them so.
+  // The inputs of the layers' matrices are rounded, row by row, to so many bits; 16: not at all.
+  // Computed in floats, on ATen: a simulation.
+  int32_t activation_bits = 16;
+  bool activation_symmetric = true;  // codes of both signs around 0; else min to max
+  double activation_clip = 1.0;      // of the row's largest magnitude (of its min and max)
+  // Rotations by Sylvester's H / sqrt(n) of what the weights were made for (QuaRot, arXiv
+  // 2404.00456): queries and keys per head after RoPE; values per head, where v's and o's weights
+  // hold both sides and only a prefix from elsewhere must be turned; the inputs of down.
+  bool hadamard_qk = false;
+  bool hadamard_v = false;
+  bool hadamard_down = false;
 };
 
 // What a Hugging Face folder's config.json says of its model. `source_name` is for messages. Throws
@@ -145,6 +158,9 @@ class ModelFile {
   // configuration, tensor names, types, shapes and a fixed sample of each tensor's bytes (not all
   // of them: opening a model must stay instant).
   std::string fingerprint() const;
+  // Of the 16-bit model whose weights `lowkey quantize` rounded; fingerprint() for all others. What
+  // an intact prefix is made for: a quantized model takes its source's.
+  std::string source_fingerprint() const;
 
   ModelFile(ModelFile&&) noexcept;
   ModelFile& operator=(ModelFile&&) noexcept;

@@ -21,6 +21,7 @@ struct ModelFile::Impl {
   std::vector<std::string> names;  // canonical, in canonical order
   std::map<std::string, TensorView, std::less<>> tensors;
   uint64_t weight_bytes = 0;
+  std::string source_fingerprint;  // of a quantized model; empty: it is its own
 
   // Own the bytes that the views borrow.
   std::unique_ptr<GgufFile> gguf;
