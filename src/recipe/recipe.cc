@@ -38,6 +38,10 @@ KvRecipe parse_recipe(std::string_view text) {
   if (json_format(json) == JsonFormat::kModelOpt) refuse_foreign(text, "ModelOpt's");
   KvRecipe recipe = recipe_from_json(json, path.string());
   if (recipe.name.empty()) recipe.name = path.stem().string();
+  if (recipe.calibration) {
+    // An absolute path stays.
+    recipe.calibration->file = (path.parent_path() / recipe.calibration->file).string();
+  }
   return recipe;
 }
 

@@ -71,9 +71,12 @@ struct LayerRule {
   friend bool operator==(const LayerRule&, const LayerRule&) = default;
 };
 
+// The file with the keys and values of the intact prefix (docs/formats/prefix.md).
 struct CalibrationRef {
-  std::string file;    // as written; relative to the recipe file
-  std::string sha256;  // of its bytes, 64 hex digits
+  // As written: relative to the working directory in the short form, to its folder in a recipe's
+  // file; parse_recipe() makes the second the first.
+  std::string file;
+  std::string sha256;  // of its bytes, 64 hex digits; empty: unchecked
   friend bool operator==(const CalibrationRef&, const CalibrationRef&) = default;
 };
 
@@ -87,7 +90,7 @@ struct Provenance {
 struct KvRecipe {
   std::string name;              // for people, in tables; a file's name unless it says another
   std::vector<LayerRule> rules;  // at least one
-  int32_t intact_prefix = 0;     // tokens kept exact at the start
+  int32_t intact_prefix = 0;     // tokens kept exact at the start; at least those of `calibration`
   int32_t protect =
       0;  // heavy-hitter tokens kept exact (not supported yet: anything but 0 is refused)
   bool score_correction = false;  // not supported yet: true is refused
@@ -120,7 +123,7 @@ struct ResolvedLayer {
 struct ResolvedRecipe {
   KvShape shape;
   std::vector<ResolvedLayer> layers;  // [num_layers]
-  int32_t intact_prefix = 0;
+  int32_t intact_prefix = 0;          // those of a prefix's file among them
   PrefillMode prefill = PrefillMode::kCached;
   std::string label;  // the recipe's name, else its short form
 };
@@ -147,6 +150,11 @@ std::string recipe_to_json(const KvRecipe& recipe);
 // covered twice, a per-channel R that is no multiple of the group, a per-token group that does not
 // divide head_dim, a head that does not exist; kUnsupported for fields that nothing implements yet,
 // by name. A layer without packed sides has residual_length 0 afterwards, whatever it said.
-ResolvedRecipe resolve_recipe(const KvRecipe& recipe, const KvShape& shape);
+//
+// prefix_tokens: how many tokens the prefix holds that sequences will begin with, which are exact;
+// 0: none. A recipe that names a prefix's file is refused without (kInvalidArgument): who resolves
+// it must read the file first (engine/prefix_file.h).
+ResolvedRecipe resolve_recipe(const KvRecipe& recipe, const KvShape& shape,
+                              int64_t prefix_tokens = 0);
 
 }  // namespace lowkey

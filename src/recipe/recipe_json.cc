@@ -104,8 +104,9 @@ KvRecipe read_recipe(const JsonNode& node) {
   if (node.has("calibration")) {
     const JsonNode calibration = node["calibration"];
     calibration.expect_fields({"file", "sha256"});
-    recipe.calibration = CalibrationRef{.file = calibration["file"].text(),
-                                        .sha256 = calibration["sha256"].sha256()};
+    recipe.calibration = CalibrationRef{.file = calibration["file"].text(), .sha256 = {}};
+    if (recipe.calibration->file.empty()) calibration["file"].refuse("names no file");
+    if (calibration.has("sha256")) recipe.calibration->sha256 = calibration["sha256"].sha256();
   }
   if (node.has("provenance")) recipe.provenance = read_provenance(node["provenance"]);
   return recipe;
@@ -182,7 +183,9 @@ std::string recipe_to_json(const KvRecipe& recipe) {
   json["prefill"] = enum_name(recipe.prefill);
   if (recipe.calibration) {
     json["calibration"]["file"] = recipe.calibration->file;
-    json["calibration"]["sha256"] = recipe.calibration->sha256;
+    if (!recipe.calibration->sha256.empty()) {
+      json["calibration"]["sha256"] = recipe.calibration->sha256;
+    }
   }
   if (recipe.provenance != Provenance{}) json["provenance"] = provenance_json(recipe.provenance);
   try {

@@ -1,5 +1,7 @@
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "core/error.h"
 #include "recipe/bytes.h"
 #include "recipe/names.h"
@@ -35,8 +37,9 @@ void check_shape(const KvShape& shape) {
 // Complaints about one recipe: "recipe LABEL: WHERE: what".
 class Resolver {
  public:
-  Resolver(const KvRecipe& recipe, const KvShape& shape, const std::string& label)
-      : recipe_(recipe), shape_(shape), label_(label) {}
+  Resolver(const KvRecipe& recipe, const KvShape& shape, int64_t prefix_tokens,
+           const std::string& label)
+      : recipe_(recipe), shape_(shape), prefix_tokens_(prefix_tokens), label_(label) {}
 
   std::vector<ResolvedLayer> resolve() const {
     check_whole_model();
@@ -70,8 +73,15 @@ class Resolver {
       refuse(ErrorCode::kUnsupported, "protect: exact heavy-hitter tokens are not available yet");
     if (recipe_.score_correction)
       refuse(ErrorCode::kUnsupported, "score_correction is not available yet");
-    if (recipe_.calibration)
-      refuse(ErrorCode::kUnsupported, "calibration: calibration files are not available yet");
+    if (recipe_.calibration && prefix_tokens_ == 0) {
+      refuse(ErrorCode::kInvalidArgument,
+             "its intact prefix is in {}, which is not read here: say +iN instead",
+             recipe_.calibration->file);
+    }
+    if (prefix_tokens_ < 0 || prefix_tokens_ > kMaxIntactPrefix) {
+      refuse(ErrorCode::kInvalidArgument, "a prefix of {} tokens: 1 to {}", prefix_tokens_,
+             kMaxIntactPrefix);
+    }
   }
 
   // Every layer exactly once: named by one rule, or left to the one rest rule.
@@ -202,18 +212,19 @@ class Resolver {
 
   const KvRecipe& recipe_;
   const KvShape& shape_;
+  const int64_t prefix_tokens_;
   const std::string& label_;
 };
 
 }  // namespace
 
-ResolvedRecipe resolve_recipe(const KvRecipe& recipe, const KvShape& shape) {
+ResolvedRecipe resolve_recipe(const KvRecipe& recipe, const KvShape& shape, int64_t prefix_tokens) {
   check_shape(shape);
   ResolvedRecipe resolved;
   resolved.shape = shape;
   resolved.label = !recipe.name.empty() ? recipe.name : short_form(recipe).value_or("(JSON)");
-  resolved.layers = Resolver(recipe, shape, resolved.label).resolve();
-  resolved.intact_prefix = recipe.intact_prefix;
+  resolved.layers = Resolver(recipe, shape, prefix_tokens, resolved.label).resolve();
+  resolved.intact_prefix = std::max(recipe.intact_prefix, static_cast<int32_t>(prefix_tokens));
   resolved.prefill = recipe.prefill;
   return resolved;
 }

@@ -157,6 +157,16 @@ std::string quoted(std::string_view text) {
   return out;
 }
 
+// A file that +i@FILE can name: any but those whose endings make a text the path of a recipe, and
+// what cannot be written in JSON.
+bool names_prefix(std::string_view file) {
+  if (file.empty() || file.ends_with(".json") || file.ends_with(".yaml") || file.ends_with(".yml"))
+    return false;
+  if (file.find(".json@") != file.npos) return false;
+  return std::none_of(file.begin(), file.end(),
+                      [](char c) { return (c >= 0 && c < 0x20) || c == 0x7f; });
+}
+
 class Parser {
  public:
   explicit Parser(std::string_view text) : text_(text) {}
@@ -165,7 +175,7 @@ class Parser {
     KvRecipe recipe;
     std::string_view body = text_;
     if (const size_t plus = body.find('+'); plus != body.npos) {
-      recipe.intact_prefix = parse_prefix(body.substr(plus));
+      parse_prefix(body.substr(plus), recipe);
       body = body.substr(0, plus);
     }
     if (body.find('=') == body.npos) {
@@ -193,16 +203,27 @@ class Parser {
          part.empty() ? "the end" : quoted(part), what);
   }
 
-  int32_t parse_prefix(std::string_view suffix) const {
-    if (suffix.substr(0, 2) != "+i")
+  void parse_prefix(std::string_view suffix, KvRecipe& recipe) const {
+    if (suffix.substr(0, 2) != "+i") {
       error(suffix, "only +iN may follow, once and last: the first N tokens stay exact");
+    }
+    if (suffix.substr(2, 1) == "@") {
+      const std::string_view file = suffix.substr(3);
+      if (!names_prefix(file)) {
+        error(suffix,
+              "+i@FILE comes last, such as +i@prefix.safetensors: the prefix's keys and "
+              "values");
+      }
+      recipe.calibration = CalibrationRef{.file = std::string(file), .sha256 = {}};
+      return;
+    }
     const auto tokens = parse_number(suffix.substr(2), kMaxIntactPrefix);
     if (!tokens) {
       error(suffix, fmt::format("+iN comes once and last, N from 0 to {}: the first N tokens stay "
                                 "exact",
                                 kMaxIntactPrefix));
     }
-    return *tokens;
+    recipe.intact_prefix = *tokens;
   }
 
   LayerRule parse_rule(std::string_view text) const {
@@ -315,8 +336,13 @@ KvRecipe parse_short_form(std::string_view text) {
 
 std::optional<std::string> short_form(const KvRecipe& recipe) {
   if (recipe.rules.empty() || recipe.intact_prefix < 0 || recipe.intact_prefix > kMaxIntactPrefix ||
-      recipe.protect != 0 || recipe.score_correction || recipe.prefill != PrefillMode::kCached ||
-      recipe.calibration) {
+      recipe.protect != 0 || recipe.score_correction || recipe.prefill != PrefillMode::kCached) {
+    return std::nullopt;
+  }
+  // +i says one of both: how many tokens, or whose.
+  if (const auto& prefix = recipe.calibration;
+      prefix &&
+      (recipe.intact_prefix != 0 || !prefix->sha256.empty() || !names_prefix(prefix->file))) {
     return std::nullopt;
   }
   std::string out;
@@ -330,6 +356,7 @@ std::optional<std::string> short_form(const KvRecipe& recipe) {
     out += *layer;
   }
   if (recipe.intact_prefix != 0) out += fmt::format("+i{}", recipe.intact_prefix);
+  if (recipe.calibration) out += fmt::format("+i@{}", recipe.calibration->file);
   return out;
 }
 

@@ -2,7 +2,7 @@
 // The short grammar of recipes (DESIGN §2, docs/formats/recipe.md), in both directions. Torch-free,
 // pure.
 //
-//   recipe = layer | rule {"," rule}, then ["+i" N]
+//   recipe = layer | rule {"," rule}, then ["+i" N | "+i@" FILE]
 //   rule   = ("*" | N | N "-" N) "=" layer
 //   layer  = ["kivi-"] bits ["/" bits] {":" option}      keys first, then values
 //   option = "g" size ["/" size] | "r" N | "block"      size = N | "head"; keys first

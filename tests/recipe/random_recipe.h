@@ -28,7 +28,10 @@ class RandomRecipe {
     if (chance(10)) recipe.protect = below(9);
     if (chance(10)) recipe.score_correction = true;
     if (chance(10)) recipe.prefill = PrefillMode::kExact;
-    if (chance(10)) recipe.calibration = CalibrationRef{"scales é.safetensors", hash()};
+    if (chance(5)) {
+      recipe.calibration = CalibrationRef{"prefix é.safetensors", chance(2) ? hash() : ""};
+      if (chance(2)) recipe.intact_prefix = 0;
+    }
     return recipe;
   }
 

@@ -185,7 +185,8 @@ INSTANTIATE_TEST_SUITE_P(
         Wrong{with_top(R"("prefill": "fast")"),
               "prefill: unknown value 'fast'; known: cached, exact"},
         Wrong{with_top(R"("calibration": "f")"), "calibration: expected an object, found a string"},
-        Wrong{with_top(R"("calibration": {"file": "f"})"), "calibration.sha256: missing"},
+        Wrong{with_top(R"("calibration": {"sha256": ""})"), "calibration.file: missing"},
+        Wrong{with_top(R"("calibration": {"file": ""})"), "calibration.file: names no file"},
         Wrong{with_top(R"("calibration": {"file": "f", "sha256": "ab"})"),
               "calibration.sha256: not a SHA-256: 64 digits 0-9a-f"},
         Wrong{with_top(R"("provenance": {"model": "m"})"),
@@ -246,6 +247,17 @@ TEST_F(RecipeFile, TakesItsNameFromTheFileUnlessItHasOne) {
   named.name = "mine";
   write_file_atomically(folder_ / "small.json", recipe_to_json(named));
   EXPECT_EQ(parse_recipe((folder_ / "small.json").string()), named);
+}
+
+TEST_F(RecipeFile, APrefixLiesBesideTheRecipe) {
+  KvRecipe recipe = parse_recipe("kivi-2");
+  recipe.calibration = CalibrationRef{"p/p24.safetensors", std::string(64, 'a')};
+  write_file_atomically(folder_ / "r.json", recipe_to_json(recipe));
+  EXPECT_EQ(parse_recipe((folder_ / "r.json").string()).calibration,
+            (CalibrationRef{(folder_ / "p/p24.safetensors").string(), std::string(64, 'a')}));
+  recipe.calibration->file = "/elsewhere.safetensors";
+  write_file_atomically(folder_ / "r.json", recipe_to_json(recipe));
+  EXPECT_EQ(parse_recipe((folder_ / "r.json").string()).calibration, recipe.calibration);
 }
 
 TEST_F(RecipeFile, ErrorsNameTheFile) {

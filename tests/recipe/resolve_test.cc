@@ -30,6 +30,18 @@ TEST(ResolveRecipe, EveryLayerAndHeadGetsItsRule) {
   EXPECT_EQ(resolved.shape.head_dim, 64);
 }
 
+TEST(ResolveRecipe, APrefixIsExactWhateverTheRecipeSays) {
+  const auto exact = [](const char* text, int64_t tokens) {
+    return resolve_recipe(parse_recipe(text), kSmol, tokens).intact_prefix;
+  };
+  EXPECT_EQ(exact("4+i@p", 24), 24);
+  EXPECT_EQ(exact("4+i3", 24), 24);
+  EXPECT_EQ(exact("4+i30", 24), 30);
+  EXPECT_EQ(resolve_recipe(parse_recipe("4+i@p"), kSmol, 1).label, "4+i@p");
+  EXPECT_EQ(complaint([] { resolve_recipe(parse_recipe("4"), kSmol, 65537); }),
+            "invalid_argument: recipe 4: a prefix of 65537 tokens: 1 to 65536");
+}
+
 TEST(ResolveRecipe, GroupsBecomeNumbers) {
   const ResolvedRecipe resolved = resolve_recipe(parse_recipe("8"), kSmol);
   EXPECT_EQ(resolved.layers[0].heads[0].k.group_size, 64);
@@ -196,8 +208,12 @@ INSTANTIATE_TEST_SUITE_P(
              "unsupported: recipe r: protect: exact heavy-hitter tokens are not available yet"},
         Edit{"score_correction", [](KvRecipe& r) { r.score_correction = true; },
              "unsupported: recipe r: score_correction is not available yet"},
-        Edit{"calibration", [](KvRecipe& r) { r.calibration.emplace(); },
-             "unsupported: recipe r: calibration: calibration files are not available yet"},
+        Edit{"calibration",
+             [](KvRecipe& r) {
+               r.calibration = {"p.safetensors", ""};
+             },
+             "invalid_argument: recipe r: its intact prefix is in p.safetensors, which is not read "
+             "here: say +iN instead"},
         Edit{"head", [](KvRecipe& r) { first(r).heads[3] = {}; },
              "invalid_argument: recipe r: layers *: head 3: the model has KV heads 0-2"},
         Edit{"head_side",

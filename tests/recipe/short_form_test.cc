@@ -96,7 +96,16 @@ INSTANTIATE_TEST_SUITE_P(Grammar, ShortFormPrints,
                                          Canonical{"16/2:g32:r128", "kivi-16/2"},
                                          Canonical{"kivi-16/2:ghead:r0", "16/2"},
                                          Canonical{"kivi-2:block:r32+i0", "kivi-2:r32:block"},
-                                         Canonical{"0-29=kivi-2+i1", "0-29=kivi-2+i1"}));
+                                         Canonical{"0-29=kivi-2+i1", "0-29=kivi-2+i1"},
+                                         Canonical{"*=4+i@p.safetensors", "4+i@p.safetensors"},
+                                         Canonical{"16+i@+i@a=b,c:d/é", "16+i@+i@a=b,c:d/é"}));
+
+TEST(ShortForm, NamesAPrefixsFile) {
+  const KvRecipe recipe = parse_recipe("0=16,*=kivi-2:r32+i@dir/p24.safetensors");
+  EXPECT_EQ(recipe.calibration, (CalibrationRef{"dir/p24.safetensors", ""}));
+  EXPECT_EQ(recipe.intact_prefix, 0) << "how many the file knows";
+  EXPECT_EQ(recipe.rules.size(), 2u);
+}
 
 struct Wrong {
   const char* text;
@@ -143,6 +152,12 @@ INSTANTIATE_TEST_SUITE_P(
         Wrong{"99999999999",
               "'99999999999', column 1, at '99999999999': bits are 2, 3, 4, 8, 16 "
               "or 32 (keys/values, such as 8/4)"},
+        Wrong{"4+i@",
+              "'4+i@', column 2, at '+i@': +i@FILE comes last, such as +i@prefix.safetensors: the "
+              "prefix's keys and values"},
+        Wrong{"4+@p",
+              "'4+@p', column 2, at '+@p': only +iN may follow, once and last: the first N "
+              "tokens stay exact"},
         Wrong{"4:x",
               "'4:x', column 3, at 'x': options are gN or ghead (group), rN (window), "
               "block; keys and values of different bits are written 8/4"},
@@ -246,6 +261,14 @@ TEST(ShortForm, WhatTheGrammarCannotSay) {
   EXPECT_TRUE(cannot_say([](KvRecipe& r) { r.protect = 1; }));
   EXPECT_TRUE(cannot_say([](KvRecipe& r) { r.score_correction = true; }));
   EXPECT_TRUE(cannot_say([](KvRecipe& r) { r.calibration.emplace(); }));
+  for (const char* file : {"p.json", "p.yaml", "p.yml", "a.json@b", "tab\t"}) {
+    EXPECT_TRUE(cannot_say([&](KvRecipe& r) { r.calibration = {file, ""}; })) << file;
+  }
+  EXPECT_TRUE(cannot_say([](KvRecipe& r) { r.calibration = {"p", std::string(64, 'a')}; }));
+  EXPECT_TRUE(cannot_say([](KvRecipe& r) {
+    r.calibration = {"p", ""};
+    r.intact_prefix = 1;
+  }));
   EXPECT_TRUE(cannot_say([](KvRecipe& r) { r.intact_prefix = -1; }));
   EXPECT_TRUE(cannot_say([](KvRecipe& r) { r.rules[0].layer.residual_length = -1; }));
   EXPECT_TRUE(cannot_say([](KvRecipe& r) { r.rules[0].layer.k.bits = 5; }));
