@@ -24,6 +24,7 @@ struct SidePlan {
   int64_t row_bytes = 0;      // of an exact row: f16, or f32 on a 32-bit side
   int64_t window_offset = 0;  // ring of window_capacity rows; token i in slot i mod R
   int64_t prefix_offset = 0;  // intact_prefix rows
+  const std::byte* shared_prefix = nullptr;  // where all sequences share them: there
 };
 
 struct HeadPlan {
@@ -49,12 +50,16 @@ const char* side_name(Side side) {
 
 struct KvCache::Impl {
   ResolvedRecipe recipe;
+  std::shared_ptr<const IntactPrefix> prefix;  // that sequences begin with, or null
   PagePool pool;
   std::vector<LayerPlan> layers;
   int64_t windows_bytes = 0;
   int64_t prefixes_bytes = 0;
+  // Of the shared prefix: its rows on 32-bit sides, and the count of those that lie in `prefix`.
+  CountedBuffer prefix_floats, prefix_halves;
 
-  Impl(ResolvedRecipe resolved, int64_t max_bytes) : recipe(std::move(resolved)), pool(max_bytes) {
+  Impl(CacheSpec spec, int64_t max_bytes)
+      : recipe(std::move(spec.recipe)), prefix(std::move(spec.prefix)), pool(max_bytes) {
     for (size_t l = 0; l < recipe.layers.size(); ++l) {
       const ResolvedLayer& layer = recipe.layers[l];
       LayerPlan plan;
@@ -71,6 +76,60 @@ struct KvCache::Impl {
       }
       layers.push_back(std::move(plan));
     }
+    if (!prefix) return;
+    const KvShape& shape = recipe.shape;
+    LOWKEY_CHECK(prefix->num_layers == shape.num_layers &&
+                     prefix->num_kv_heads == shape.num_kv_heads &&
+                     prefix->head_dim == shape.head_dim,
+                 "a prefix of {} layers, {} heads of {}", prefix->num_layers, prefix->num_kv_heads,
+                 prefix->head_dim);
+    LOWKEY_CHECK(prefix->length() > 0 && prefix->length() <= recipe.intact_prefix,
+                 "a prefix of {} tokens, {} kept exact", prefix->length(), recipe.intact_prefix);
+    if (prefix->length() == recipe.intact_prefix) share_prefix();
+  }
+
+  // Tokens that every sequence holds from the start.
+  int64_t given_tokens() const { return prefix ? prefix->length() : 0; }
+
+  // visit(plan, whose rows in the given prefix), for both sides of every head of every layer.
+  template <typename Visit>
+  void for_each_given_side(const Visit& visit) {
+    for (size_t l = 0; l < layers.size(); ++l) {
+      for (size_t h = 0; h < layers[l].heads.size(); ++h) {
+        const int64_t offset = prefix->offset(static_cast<int32_t>(l), static_cast<int32_t>(h));
+        visit(layers[l].heads[h].k, prefix->k.data() + offset);
+        visit(layers[l].heads[h].v, prefix->v.data() + offset);
+      }
+    }
+  }
+
+  // The given tokens' rows as the side stores exact ones.
+  void copy_given_rows(const SidePlan& side, const Half* rows, std::byte* out) const {
+    const int64_t count = given_tokens() * side.layout.head_dim();
+    if (side.layout.bits() == 32) {
+      half_to_float(rows, reinterpret_cast<float*>(out), count);
+    } else {
+      std::memcpy(out, rows, static_cast<size_t>(count) * sizeof(Half));
+    }
+  }
+
+  // Nothing will be written to the prefix: every sequence reads the same rows.
+  void share_prefix() {
+    int64_t float_bytes = 0;
+    for_each_given_side([&](SidePlan& side, const Half*) {
+      if (side.layout.bits() == 32) float_bytes += given_tokens() * side.row_bytes;
+    });
+    prefix_floats = CountedBuffer(pool, BufferUse::kPrefix, float_bytes);
+    prefix_halves =
+        CountedBuffer::elsewhere(pool, BufferUse::kPrefix, prefixes_bytes - float_bytes);
+    std::byte* floats = prefix_floats.data();
+    for_each_given_side([&](SidePlan& side, const Half* rows) {
+      side.shared_prefix = reinterpret_cast<const std::byte*>(rows);
+      if (side.layout.bits() != 32) return;
+      copy_given_rows(side, rows, floats);
+      side.shared_prefix = floats;
+      floats += given_tokens() * side.row_bytes;
+    });
   }
 
   SidePlan plan_side(const SideLayout& layout, const SideRecipe& side, const ResolvedLayer& layer,
@@ -148,10 +207,14 @@ struct KvSequence::Impl {
   const KvCache* owner = nullptr;
   std::vector<LayerState> layers;
   CountedBuffer windows;
-  std::shared_ptr<CountedBuffer> prefix;  // shared by forks until one of them writes
-  std::vector<SavePoint> save_points;     // ascending lengths
+  // Shared by forks until one of them writes; null where all sequences share their prefix.
+  std::shared_ptr<CountedBuffer> prefix;
+  std::vector<SavePoint> save_points;  // ascending lengths
 
   std::byte* ring(const SidePlan& side) const { return windows.data() + side.window_offset; }
+  const std::byte* prefix_rows(const SidePlan& side) const {
+    return side.shared_prefix ? side.shared_prefix : prefix->data() + side.prefix_offset;
+  }
 
   int64_t min_length(size_t first_layer = 0) const {
     int64_t length = layers[first_layer].length;
@@ -262,7 +325,7 @@ struct KvSequence::Impl {
     view.page_offset = plan.page_offset;
     view.prefix = {};
     if (prefix_tokens > 0) {
-      view.prefix = {prefix->data() + plan.prefix_offset, 0, prefix_tokens};
+      view.prefix = {prefix_rows(plan), 0, prefix_tokens};
     }
     view.exact = {};
     if (plan.window == SideWindow::kNone) return;
@@ -354,7 +417,7 @@ struct KvSequence::Impl {
   }
 
   bool restorable(int64_t length) const {
-    if (length < 0 || length > min_length()) return false;
+    if (length < cache->given_tokens() || length > min_length()) return false;
     if (find_save_point(length)) return true;
     for (size_t l = 0; l < layers.size(); ++l) {
       const LayerPlan& plan = cache->layers[l];
@@ -574,9 +637,10 @@ void KvSequence::drop_save_points(size_t keep) {
 }
 
 int64_t KvSequence::nearest_restorable(int64_t length) const {
+  const int64_t least = impl_->cache->given_tokens();
   length = std::min(length, impl_->min_length());
-  while (length > 0 && !impl_->restorable(length)) --length;
-  return std::max<int64_t>(0, length);
+  while (length > least && !impl_->restorable(length)) --length;
+  return std::max(least, length);
 }
 
 bool KvSequence::truncate(int64_t length) {
@@ -632,7 +696,7 @@ std::string KvSequence::state_bytes(int32_t layer, int32_t head, Side which) con
   };
   const int64_t prefix_tokens = std::min<int64_t>(s.cache->recipe.intact_prefix, state.length);
   if (prefix_tokens > 0) {
-    append_raw(s.prefix->data() + side.prefix_offset, prefix_tokens * side.row_bytes);
+    append_raw(s.prefix_rows(side), prefix_tokens * side.row_bytes);
   }
   for (int64_t t = first; t < stored; ++t) {
     const std::byte* page_side = pages.at(t / kPageTokens).data() + side.page_offset;
@@ -656,8 +720,8 @@ std::string KvSequence::state_bytes(int32_t layer, int32_t head, Side which) con
   return bytes;
 }
 
-KvCache::KvCache(ResolvedRecipe recipe, int64_t max_bytes)
-    : impl_(std::make_unique<Impl>(std::move(recipe), max_bytes)) {}
+KvCache::KvCache(CacheSpec spec, int64_t max_bytes)
+    : impl_(std::make_unique<Impl>(std::move(spec), max_bytes)) {}
 KvCache::~KvCache() = default;
 
 KvSequence KvCache::new_sequence() {
@@ -666,17 +730,30 @@ KvSequence KvCache::new_sequence() {
   sequence->owner = this;
   for (const LayerPlan& plan : impl_->layers) {
     LayerState state;
+    state.length = impl_->given_tokens();
     state.pages.resize(plan.heads.size());
     sequence->layers.push_back(std::move(state));
   }
   sequence->windows = CountedBuffer(impl_->pool, BufferUse::kWindow, impl_->windows_bytes);
+  if (impl_->given_tokens() > 0 && impl_->given_tokens() == impl_->recipe.intact_prefix) {
+    return KvSequence(std::move(sequence));
+  }
   sequence->prefix =
       std::make_shared<CountedBuffer>(impl_->pool, BufferUse::kPrefix, impl_->prefixes_bytes);
+  if (impl_->prefix) {
+    impl_->for_each_given_side([&](const SidePlan& side, const Half* rows) {
+      impl_->copy_given_rows(side, rows, sequence->prefix->data() + side.prefix_offset);
+    });
+  }
   return KvSequence(std::move(sequence));
 }
 
 const ResolvedRecipe& KvCache::recipe() const {
   return impl_->recipe;
+}
+
+const std::shared_ptr<const IntactPrefix>& KvCache::prefix() const {
+  return impl_->prefix;
 }
 
 const PageLayout& KvCache::page_layout(int32_t layer, int32_t head) const {

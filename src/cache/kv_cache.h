@@ -13,6 +13,11 @@
 // are given up in commit(), unless a save point needs them. The contract holds for what is held.
 // The intact prefix stays in memory, but behind the window it is not attended to.
 //
+// A cache may be given its prefix's keys and values (IntactPrefix): its sequences then begin with
+// them, at its length, and never get shorter. Their rows are in memory once: f16 rows where the
+// IntactPrefix has them, f32 rows in the cache. Where the recipe keeps more tokens exact than the
+// prefix has, the rows of both lie in each sequence.
+//
 // One step of one layer:
 //   const LayerView& view = sequence.append(layer, k, v, n, stage);   // packs what must be packed
 //   by L + n attend(view, ...);                                                //
@@ -29,6 +34,7 @@
 #include <string>
 #include <vector>
 
+#include "cache/intact_prefix.h"
 #include "cache/page_pool.h"
 #include "core/half.h"
 #include "core/threads.h"
@@ -135,10 +141,12 @@ class KvSequence {
   void save_point();
   // Gives up all save points but the newest `keep`.
   void drop_save_points(size_t keep);
-  // The longest length <= `length` to which truncate() can go back.
+  // The longest length <= `length` to which truncate() can go back; that of the cache's prefix at
+  // least.
   int64_t nearest_restorable(int64_t length) const;
   // Forgets tokens beyond `length`. False, changing nothing, if that state no longer exists
-  // (packing forgets; pages behind a layer's window are given up): recompute from
+  // (packing forgets; pages behind a layer's window are given up; the cache's prefix stays):
+  // recompute from
   // nearest_restorable().
   [[nodiscard]] bool truncate(int64_t length);
 
@@ -156,14 +164,18 @@ class KvSequence {
 
 class KvCache {
  public:
-  // max_bytes bounds what all sequences together may use; 0: no bound.
-  explicit KvCache(ResolvedRecipe recipe, int64_t max_bytes = 0);
+  // max_bytes bounds what all sequences together may use; 0: no bound. A spec's prefix must have
+  // the shape of its recipe, which keeps at least its tokens exact. Throws Error kResourceExhausted
+  // if the prefix alone is more than max_bytes.
+  explicit KvCache(CacheSpec spec, int64_t max_bytes = 0);
   ~KvCache();
   KvCache(const KvCache&) = delete;
   KvCache& operator=(const KvCache&) = delete;
 
   KvSequence new_sequence();
   const ResolvedRecipe& recipe() const;
+  // That sequences begin with; null: they begin empty.
+  const std::shared_ptr<const IntactPrefix>& prefix() const;
   const PageLayout& page_layout(int32_t layer, int32_t head) const;
 
   // Whether `sequence` could grow by `tokens` within max_bytes, in steps of any size (worst case:

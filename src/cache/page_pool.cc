@@ -77,6 +77,15 @@ CountedBuffer::CountedBuffer(PagePool& pool, BufferUse use, int64_t bytes)
   std::memset(data_, 0, size);
 }
 
+CountedBuffer CountedBuffer::elsewhere(PagePool& pool, BufferUse use, int64_t bytes) {
+  pool.account(use, bytes);
+  CountedBuffer result;
+  result.pool_ = &pool;
+  result.bytes_ = bytes;
+  result.use_ = use;
+  return result;
+}
+
 CountedBuffer& CountedBuffer::operator=(CountedBuffer&& other) noexcept {
   std::swap(pool_, other.pool_);
   std::swap(data_, other.data_);
@@ -86,7 +95,7 @@ CountedBuffer& CountedBuffer::operator=(CountedBuffer&& other) noexcept {
 }
 
 CountedBuffer::~CountedBuffer() {
-  if (!data_) return;
+  if (!pool_) return;
   std::free(data_);
   pool_->account(use_, -bytes_);
 }

@@ -17,7 +17,7 @@ namespace lowkey {
 struct CacheUsage {
   int64_t page_bytes = 0;        // pages in use, each counted once however many sequences share it
   int64_t window_bytes = 0;      // exact windows
-  int64_t prefix_bytes = 0;      // intact prefixes, each counted once
+  int64_t prefix_bytes = 0;      // intact prefixes, each counted once, wherever they lie
   int64_t save_point_bytes = 0;  // windows set aside
   int64_t reserved_bytes = 0;    // what the pool holds of the system for pages, free ones included
   int64_t in_use() const { return page_bytes + window_bytes + prefix_bytes + save_point_bytes; }
@@ -67,6 +67,8 @@ class CountedBuffer {
  public:
   CountedBuffer() = default;
   CountedBuffer(PagePool& pool, BufferUse use, int64_t bytes);
+  // Counts bytes that lie elsewhere: data() is null.
+  static CountedBuffer elsewhere(PagePool& pool, BufferUse use, int64_t bytes);
   CountedBuffer(CountedBuffer&& other) noexcept { *this = std::move(other); }
   CountedBuffer& operator=(CountedBuffer&& other) noexcept;
   ~CountedBuffer();

@@ -60,6 +60,26 @@ std::vector<Token> first_of(const std::vector<Token>& tokens, size_t count) {
   return {tokens.begin(), tokens.begin() + static_cast<std::ptrdiff_t>(count)};
 }
 
+std::shared_ptr<const IntactPrefix> prefix_of(const std::vector<Token>& tokens, size_t count,
+                                              const KvShape& shape) {
+  auto prefix = std::make_shared<IntactPrefix>();
+  prefix->num_layers = shape.num_layers;
+  prefix->num_kv_heads = shape.num_kv_heads;
+  prefix->head_dim = shape.head_dim;
+  for (size_t t = 0; t < count; ++t) prefix->tokens.push_back(static_cast<int32_t>(t));
+  for (const bool key : {true, false}) {
+    for (int32_t head = 0; head < shape.num_layers * shape.num_kv_heads; ++head) {
+      for (size_t t = 0; t < count; ++t) {
+        const float* row = (key ? tokens[t].k : tokens[t].v).data() + head * shape.head_dim;
+        for (int32_t c = 0; c < shape.head_dim; ++c) {
+          (key ? prefix->k : prefix->v).push_back(float_to_half(row[c]));
+        }
+      }
+    }
+  }
+  return prefix;
+}
+
 std::string naive_state(const ResolvedRecipe& recipe, const std::vector<Token>& tokens,
                         int32_t layer, int32_t head, Side which) {
   const ResolvedLayer& l = recipe.layers[static_cast<size_t>(layer)];

@@ -3,6 +3,7 @@
 // on request. Knows the closed forms of DESIGN §4 and the affine formula, and nothing of pages,
 // rings or packing.
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -23,6 +24,10 @@ struct Token {
 Token random_token(SplitMix64& rng, const KvShape& shape);
 std::vector<Token> random_tokens(size_t count, const KvShape& shape, uint64_t seed = 3);
 std::vector<Token> first_of(const std::vector<Token>& tokens, size_t count);
+
+// The first tokens as a prefix made elsewhere: f16 rows.
+std::shared_ptr<const IntactPrefix> prefix_of(const std::vector<Token>& tokens, size_t count,
+                                              const KvShape& shape);
 
 // What KvSequence::state_bytes must return after `tokens`.
 std::string naive_state(const ResolvedRecipe& recipe, const std::vector<Token>& tokens,
