@@ -76,16 +76,33 @@ LOWKEY_INLINE void split_nibbles(const uint8_t* codes, I32 (&out)[kParts]) {
   }
 }
 
-// Puts bit i of `high` on top of the four bits of code i.
-LOWKEY_INLINE void add_fifth_bits(const uint8_t* high, I32 (&codes)[kParts]) {
-  uint32_t bits;
-  __builtin_memcpy(&bits, high, 4);
+LOWKEY_INLINE U32 lane_numbers() {
   U32 lane = {};
   for (int i = 0; i < kWidth; ++i) lane[i] = static_cast<uint32_t>(i);
+  return lane;
+}
+
+// Puts bit i of `high` on top of the `below` bits of code i.
+LOWKEY_INLINE void add_high_bits(const uint8_t* high, int below, I32 (&codes)[kParts]) {
+  uint32_t bits;
+  __builtin_memcpy(&bits, high, 4);
+  const U32 lane = lane_numbers();
 #pragma GCC unroll 8
   for (int i = 0; i < kParts; ++i) {
     const U32 bit = ((U32{} + (bits >> (i * kWidth))) >> lane) & 1u;
-    codes[i] |= reinterpret_cast<I32>(bit << 4);
+    codes[i] |= reinterpret_cast<I32>(bit << below);
+  }
+}
+
+// Code i at bits 2i of 64.
+LOWKEY_INLINE void split_pairs(const uint8_t* packed, I32 (&codes)[kParts]) {
+  const U32 shift = lane_numbers() * 2u;
+#pragma GCC unroll 8
+  for (int i = 0; i < kParts; ++i) {
+    uint32_t word;  // 16 codes, of which this part's are the upper, the lower, or a quarter
+    __builtin_memcpy(&word, packed + i * kWidth / 16 * 4, 4);
+    const U32 bits = (U32{} + (word >> (i * kWidth % 16 * 2))) >> shift;
+    codes[i] = reinterpret_cast<I32>(bits & 3u);
   }
 }
 
@@ -131,7 +148,7 @@ struct Q5_0 {
     const uint8_t* block = row + g * 22;
     I32 codes[kParts];
     split_nibbles(block + 6, codes);
-    add_fifth_bits(block + 2, codes);
+    add_high_bits(block + 2, 4, codes);
     return scaled(codes, 16, half_at(block));
   }
 };
@@ -142,7 +159,28 @@ struct Q5_1 {
     const uint8_t* block = row + g * 24;
     I32 codes[kParts];
     split_nibbles(block + 8, codes);
-    add_fifth_bits(block + 4, codes);
+    add_high_bits(block + 4, 4, codes);
+    return scaled_plus(codes, half_at(block), half_at(block + 2));
+  }
+};
+
+struct Q2_1 {
+  static constexpr bool kHasTail = false;
+  static LOWKEY_INLINE Group load(const uint8_t* row, int64_t g) {
+    const uint8_t* block = row + g * 12;
+    I32 codes[kParts];
+    split_pairs(block + 4, codes);
+    return scaled_plus(codes, half_at(block), half_at(block + 2));
+  }
+};
+
+struct Q3_1 {
+  static constexpr bool kHasTail = false;
+  static LOWKEY_INLINE Group load(const uint8_t* row, int64_t g) {
+    const uint8_t* block = row + g * 16;
+    I32 codes[kParts];
+    split_pairs(block + 4, codes);
+    add_high_bits(block + 12, 2, codes);
     return scaled_plus(codes, half_at(block), half_at(block + 2));
   }
 };
@@ -548,6 +586,8 @@ const RowKernels& table() {
           format_kernels<Q4_K>(),
           format_kernels<Q5_K>(),
           format_kernels<Q6_K>(),
+          format_kernels<Q2_1>(),
+          format_kernels<Q3_1>(),
       }},
       to_bf16,
       rms_norm,

@@ -44,8 +44,6 @@ struct ActivationKernels {
   void (*gate)(float* x, const float* y, int64_t count) noexcept;  // activation times y
 };
 
-inline constexpr size_t kNumDTypes = static_cast<size_t>(DType::kQ6_K) + 1;
-
 struct RowKernels {
   std::array<FormatKernels, kNumDTypes> formats;  // in the order of DType
 

@@ -36,7 +36,9 @@ constexpr StripBlock strip_block(DType dtype) {
     case DType::kQ6_K: return {1, 208, 52, 0};
     case DType::kF32:
     case DType::kF16:
-    case DType::kBF16: break;
+    case DType::kBF16:
+    case DType::kQ2_1:
+    case DType::kQ3_1: break;
   }
   return {};
 }

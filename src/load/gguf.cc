@@ -74,8 +74,9 @@ const char* kind_name(const GgufValue& value) {
 
 class GgufParser {
  public:
-  GgufParser(std::span<const std::byte> bytes, std::string source_name)
-      : bytes_(bytes), file_(), cursor_(bytes, file_.source_name_) {
+  // header_only: the tensors' data is cut off.
+  GgufParser(std::span<const std::byte> bytes, std::string source_name, bool header_only = false)
+      : bytes_(bytes), header_only_(header_only), file_(), cursor_(bytes, file_.source_name_) {
     file_.source_name_ = std::move(source_name);
   }
 
@@ -324,18 +325,20 @@ class GgufParser {
             tensor.name, extent.begin, expected,
             extent.begin < expected ? "overlaps another" : "leaves a hole before it");
       }
-      if (extent.end > available) {
+      if (extent.end > available && !header_only_) {
         cursor_.corrupt_at(extent.info_offset,
                            "tensor '{}' ends at {} of the tensor data, of which the file holds {} "
                            "bytes: it is cut short",
                            tensor.name, extent.end, available);
       }
-      tensor.data = bytes_.subspan(file_.data_offset_ + extent.begin, extent.end - extent.begin);
+      if (!header_only_)
+        tensor.data = bytes_.subspan(file_.data_offset_ + extent.begin, extent.end - extent.begin);
       expected = align(extent.end);
     }
+    if (header_only_) expected = 0;
     if (available > expected) {
-      cursor_.corrupt_at(file_.data_offset_ + expected, "{} bytes follow the last tensor",
-                         available - expected);
+      cursor_.corrupt_at(file_.data_offset_ + expected, "{} bytes follow the {}",
+                         available - expected, header_only_ ? "header" : "last tensor");
     }
   }
 
@@ -344,6 +347,7 @@ class GgufParser {
   };
 
   std::span<const std::byte> bytes_;
+  bool header_only_;
   GgufFile file_;
   ByteCursor cursor_;
   ParseBudget budget_;
@@ -360,6 +364,26 @@ GgufFile GgufFile::open(const std::filesystem::path& path) {
 
 GgufFile GgufFile::parse(std::span<const std::byte> bytes, std::string source_name) {
   return GgufParser(bytes, std::move(source_name)).parse();
+}
+
+GgufFile GgufFile::open_header(const std::filesystem::path& path) {
+  MappedFile map(path);
+  GgufFile file = parse_header(map.bytes(), path.string());
+  file.file_ = std::move(map);
+  return file;
+}
+
+GgufFile GgufFile::parse_header(std::span<const std::byte> bytes, std::string source_name) {
+  return GgufParser(bytes, std::move(source_name), /*header_only=*/true).parse();
+}
+
+bool GgufFile::give_data(std::string_view name, std::span<const std::byte> data) {
+  const auto at = tensor_index_.find(name);
+  if (at == tensor_index_.end()) return false;
+  TensorView& tensor = tensors_[at->second];
+  if (std::ssize(data) != tensor.rows() * tensor.row_bytes()) return false;
+  tensor.data = data;
+  return true;
 }
 
 const TensorView* GgufFile::find_tensor(std::string_view name) const {

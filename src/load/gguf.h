@@ -29,6 +29,14 @@ class GgufFile {
   // The same over bytes the caller keeps alive (tests, fuzzing).
   static GgufFile parse(std::span<const std::byte> bytes, std::string source_name);
 
+  // A file cut off where its tensors' data begins (data_offset()): `tensors` have no data until
+  // give_data() brings it.
+  static GgufFile open_header(const std::filesystem::path& path);
+  static GgufFile parse_header(std::span<const std::byte> bytes, std::string source_name);
+  // Of a tensor whose data was cut off; false if there is none of the name, or not of this size.
+  // The caller keeps the bytes alive.
+  bool give_data(std::string_view tensor, std::span<const std::byte> data);
+
   const std::string& source_name() const { return source_name_; }
   uint32_t version() const { return version_; }
   uint64_t alignment() const { return alignment_; }

@@ -230,6 +230,8 @@ std::vector<float> GgufConfig::divisors(const char* name, const RopeConfig& rope
     fail(ErrorCode::kCorruptFile, "{}: tensor '{}' is {} {}, not F32 [{}]", source_, name,
          dtype_name(tensor->dtype), shape_text(tensor->shape), rope.dim / 2);
   }
+  if (tensor->data.empty())
+    fail(ErrorCode::kCorruptFile, "{}: tensor '{}' has no data", source_, name);
   std::vector<float> values(static_cast<size_t>(rope.dim / 2));
   dequantize_rows(*tensor, 0, 1, values.data());
   for (float value : values)

@@ -32,16 +32,20 @@ bool is_ignored(const ModelConfig&, std::string_view name) {
 
 }  // namespace
 
+void read_gguf_front(const GgufFile& file, ModelFile::Impl& impl) {
+  impl.format = ModelFormat::kGguf;
+  impl.tokenizer = tokenizer_spec_from_gguf(file);
+  impl.config = read_gguf_config(file);
+  impl.generation = read_generation(file);
+  impl.chat_template = file.get_string("tokenizer.chat_template", "");
+}
+
 std::unique_ptr<ModelFile::Impl> open_gguf_model(const std::filesystem::path& path) {
   auto impl = std::make_unique<ModelFile::Impl>();
-  impl->format = ModelFormat::kGguf;
   impl->path = path;
   impl->gguf = std::make_unique<GgufFile>(GgufFile::open(path));
   const GgufFile& file = *impl->gguf;
-  impl->tokenizer = tokenizer_spec_from_gguf(file);
-  impl->config = read_gguf_config(file);
-  impl->generation = read_generation(file);
-  impl->chat_template = file.get_string("tokenizer.chat_template", "");
+  read_gguf_front(file, *impl);
   std::map<std::string, const TensorView*> in_file;
   for (const TensorView& tensor : file.tensors()) in_file.emplace(tensor.name, &tensor);
   bind_weights(*impl, in_file, is_ignored);

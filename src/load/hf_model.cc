@@ -190,14 +190,25 @@ void add_special_ids(const JsonFields& json, TokenizerSpec& spec) {
 
 }  // namespace
 
+void read_hf_config(const fs::path& folder, ModelFile::Impl& impl) {
+  impl.format = ModelFormat::kHuggingFace;
+  const nlohmann::json config = read_json_file(folder / "config.json", kMaxConfigBytes);
+  impl.config = read_hf_config(JsonFields(config, (folder / "config.json").string()));
+  impl.config.name = fs::canonical(folder).filename().string();
+}
+
+void read_hf_text(const fs::path& folder, ModelFile::Impl& impl) {
+  const nlohmann::json config = read_json_file(folder / "config.json", kMaxConfigBytes);
+  impl.tokenizer = tokenizer_spec_from_hf(folder);
+  add_special_ids(JsonFields(config, (folder / "config.json").string()), impl.tokenizer);
+  impl.generation = read_generation(folder);
+  impl.chat_template = read_chat_template(folder);
+}
+
 std::unique_ptr<ModelFile::Impl> open_hf_model(const fs::path& folder) {
   auto impl = std::make_unique<ModelFile::Impl>();
-  impl->format = ModelFormat::kHuggingFace;
   impl->path = folder;
-  const nlohmann::json config = read_json_file(folder / "config.json", kMaxConfigBytes);
-  const JsonFields fields(config, (folder / "config.json").string());
-  impl->config = read_hf_config(fields);
-  impl->config.name = fs::canonical(folder).filename().string();
+  read_hf_config(folder, *impl);
   const Shards shards(folder, *find_family(impl->config.architecture), *impl);
   for (const WeightSpec& spec : weight_specs(impl->config, impl->format)) {
     const std::string type = shards.unreadable(spec.in_file);
@@ -208,10 +219,7 @@ std::unique_ptr<ModelFile::Impl> open_hf_model(const fs::path& folder) {
     }
   }
   bind_weights(*impl, shards.tensors(), is_ignored);
-  impl->tokenizer = tokenizer_spec_from_hf(folder);
-  add_special_ids(fields, impl->tokenizer);
-  impl->generation = read_generation(folder);
-  impl->chat_template = read_chat_template(folder);
+  read_hf_text(folder, *impl);
   validate_tokenizer(*impl);
   return impl;
 }

@@ -9,6 +9,7 @@
 #include "core/sha256.h"
 #include "load/families.h"
 #include "load/model_file_impl.h"
+#include "load/quantized_model.h"
 #include "load/weight_names.h"
 
 namespace lowkey {
@@ -143,6 +144,8 @@ ModelFile ModelFile::open(const fs::path& path) {
   if (status.type() == fs::file_type::not_found)
     fail(ErrorCode::kNotFound, "{}: no such file or folder", path.string());
   if (error) fail(ErrorCode::kIo, "{}: {}", path.string(), error.message());
+  if (fs::is_directory(status) && fs::exists(path / kQuantizationFile))
+    return ModelFile(open_quantized_model(path));
   if (fs::is_directory(status) && fs::exists(path / "config.json"))
     return ModelFile(open_hf_model(path));
   if (fs::is_directory(status) || path.filename() == "config.json" ||
@@ -154,6 +157,10 @@ ModelFile ModelFile::open(const fs::path& path) {
 
 ModelFormat ModelFile::format() const {
   return impl_->format;
+}
+
+const QuantizationInfo* ModelFile::quantization() const {
+  return impl_->quantization ? &*impl_->quantization : nullptr;
 }
 
 const fs::path& ModelFile::path() const {

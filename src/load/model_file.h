@@ -126,14 +126,30 @@ struct GenerationDefaults {
 
 enum class ModelFormat : uint8_t { kGguf, kHuggingFace };
 
+// What a folder that `lowkey quantize` wrote says of itself, besides what the configuration and the
+// source's fingerprint hold.
+struct QuantizationInfo {
+  std::string method;  // "gptq"
+  int32_t bits = 0;
+  int32_t group = 0;   // inputs that share a scale; 0: whole rows
+  std::string source;  // the source's name, for people
+  std::string command;
+  std::string text;  // what it was calibrated on; empty: nothing
+  int64_t samples = 0;
+  int64_t context = 0;  // tokens of each
+  std::vector<std::string> notes;
+};
+
 class ModelFile {
  public:
   // `path`: a .gguf file, or a folder with config.json and model.safetensors (whole, or in shards
-  // with an index). Reads no weights. Throws Error: kNotFound, kCorruptFile (byte offset, file),
-  // kUnsupported (architecture, tensor type, feature by name).
+  // with an index), or one that `lowkey quantize` wrote (docs/formats/weights.md). Reads no
+  // weights. Throws Error: kNotFound, kCorruptFile (byte offset, file), kUnsupported (architecture,
+  // tensor type, feature by name).
   static ModelFile open(const std::filesystem::path& path);
 
-  ModelFormat format() const;
+  ModelFormat format() const;                    // of a quantized folder: its source's
+  const QuantizationInfo* quantization() const;  // null: not from `lowkey quantize`
   const std::filesystem::path& path() const;
   const ModelConfig& config() const;
   const TokenizerSpec& tokenizer() const;

@@ -22,6 +22,7 @@ struct ModelFile::Impl {
   std::map<std::string, TensorView, std::less<>> tensors;
   uint64_t weight_bytes = 0;
   std::string source_fingerprint;  // of a quantized model; empty: it is its own
+  std::optional<QuantizationInfo> quantization;
 
   // Own the bytes that the views borrow.
   std::unique_ptr<GgufFile> gguf;
@@ -30,6 +31,12 @@ struct ModelFile::Impl {
 
 std::unique_ptr<ModelFile::Impl> open_gguf_model(const std::filesystem::path& path);
 std::unique_ptr<ModelFile::Impl> open_hf_model(const std::filesystem::path& folder);
+std::unique_ptr<ModelFile::Impl> open_quantized_model(const std::filesystem::path& folder);
+
+// All but the weights, and before them the configuration: of a GGUF and of a Hugging Face folder.
+void read_gguf_front(const GgufFile& file, ModelFile::Impl& impl);
+void read_hf_config(const std::filesystem::path& folder, ModelFile::Impl& impl);
+void read_hf_text(const std::filesystem::path& folder, ModelFile::Impl& impl);
 
 // Finds every weight of impl.config among `in_file`, checks its shape and takes it over. Throws
 // Error kCorruptFile naming what is missing or misshapen, kUnsupported naming a tensor that is left

@@ -261,13 +261,14 @@ class SafetensorsParser final : public nlohmann::json_sax<nlohmann::json> {
               end - begin, entry_.type, shape_text(tensor.shape), bits);
     }
     extents_.push_back({name_, begin, end});
+    tensor.name = name_;
+    tensor.data = data_.subspan(begin, end - begin);
     if (!type->dtype) {
       file_.other_types_.emplace(name_, entry_.type);
+      if (entry_.type == "U8") file_.byte_tensors_.push_back(std::move(tensor));
       return;
     }
-    tensor.name = name_;
     tensor.dtype = *type->dtype;
-    tensor.data = data_.subspan(begin, end - begin);
     file_.tensors_.push_back(std::move(tensor));
   }
 

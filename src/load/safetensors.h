@@ -21,8 +21,10 @@ class SafetensorsFile {
   const std::string& source_name() const { return source_name_; }
   // Of types F32, F16 and BF16, as the header lists them.
   const std::vector<TensorView>& tensors() const { return tensors_; }
-  // The others, name -> type ("I64"): checked for their place, but not read. Refuse by name what is
-  // needed of them.
+  // Of type U8: what the metadata says they are. dtype is meaningless, shape is of bytes.
+  const std::vector<TensorView>& byte_tensors() const { return byte_tensors_; }
+  // All others than those of tensors(), U8 included, name -> type ("I64"): checked for their place,
+  // but not read. Refuse by name what is needed of them.
   const std::map<std::string, std::string, std::less<>>& other_types() const {
     return other_types_;
   }
@@ -34,7 +36,7 @@ class SafetensorsFile {
 
   MappedFile file_;
   std::string source_name_;
-  std::vector<TensorView> tensors_;
+  std::vector<TensorView> tensors_, byte_tensors_;
   std::map<std::string, std::string, std::less<>> other_types_;
   std::map<std::string, std::string> metadata_;
 };

@@ -22,7 +22,7 @@ struct DTypeInfo {
 };
 
 // In the order of enum DType.
-constexpr std::array<DTypeInfo, 11> kDTypes{{
+constexpr std::array<DTypeInfo, kNumDTypes> kDTypes{{
     {"F32", 1, 4},
     {"F16", 1, 2},
     {"BF16", 1, 2},
@@ -34,6 +34,8 @@ constexpr std::array<DTypeInfo, 11> kDTypes{{
     {"Q4_K", 256, 144},
     {"Q5_K", 256, 176},
     {"Q6_K", 256, 210},
+    {"Q2_1", 32, 12},
+    {"Q3_1", 32, 16},
 }};
 
 const DTypeInfo& info(DType dtype) {
@@ -185,6 +187,25 @@ void decode_q6_k(const uint8_t* block, float* out) {
   }
 }
 
+void decode_q2_1(const uint8_t* block, float* out) {
+  const float scale = load_half(block);
+  const float minimum = load_half(block + 2);
+  const auto codes = load<uint64_t>(block + 4);
+  for (int i = 0; i < 32; ++i)
+    out[i] = scale * static_cast<float>((codes >> (2 * i)) & 3u) + minimum;
+}
+
+void decode_q3_1(const uint8_t* block, float* out) {
+  const float scale = load_half(block);
+  const float minimum = load_half(block + 2);
+  const auto codes = load<uint64_t>(block + 4);
+  const auto high = load<uint32_t>(block + 12);
+  for (int i = 0; i < 32; ++i) {
+    const uint64_t code = ((codes >> (2 * i)) & 3u) | ((high >> i) & 1u) << 2;
+    out[i] = scale * static_cast<float>(code) + minimum;
+  }
+}
+
 template <void (*decode)(const uint8_t*, float*)>
 void decode_blocks(DType dtype, const uint8_t* data, int64_t count, float* out) {
   const int64_t bytes = dtype_block_bytes(dtype);
@@ -272,6 +293,8 @@ void dequantize(DType dtype, const std::byte* data, int64_t count, float* out) {
     case DType::kQ4_K: return decode_blocks<decode_q4_k>(dtype, bytes, count, out);
     case DType::kQ5_K: return decode_blocks<decode_q5_k>(dtype, bytes, count, out);
     case DType::kQ6_K: return decode_blocks<decode_q6_k>(dtype, bytes, count, out);
+    case DType::kQ2_1: return decode_blocks<decode_q2_1>(dtype, bytes, count, out);
+    case DType::kQ3_1: return decode_blocks<decode_q3_1>(dtype, bytes, count, out);
   }
 }
 

@@ -19,8 +19,15 @@ enum class DType : uint8_t {
   kQ8_0,
   kQ4_K,
   kQ5_K,
-  kQ6_K
+  kQ6_K,
+  // lowkey's own, of folders that `lowkey quantize` wrote; no GGUF holds them. 32 weights, w =
+  // scale
+  // * code + minimum, both f16, as Q4_1: then 64 bits, code i at bits 2i, and of Q3_1 32 more, the
+  // third bit of code i at bit i.
+  kQ2_1,
+  kQ3_1
 };
+inline constexpr int kNumDTypes = static_cast<int>(DType::kQ3_1) + 1;
 
 std::string_view dtype_name(DType dtype);   // "F32", "Q4_1", ...
 int64_t dtype_block_elements(DType dtype);  // 1, 32 or 256
@@ -56,7 +63,8 @@ struct TensorView {
 std::string shape_text(std::span<const int64_t> shape);
 
 // Decodes `count` elements (a multiple of the block) into floats: the published block formulas of
-// ggml, exactly. This is the specification; faster decoders are compared with it. Thread-safe.
+// ggml (of Q2_1 and Q3_1: those above), exactly. This is the specification; faster decoders are
+// compared with it. Thread-safe.
 void dequantize(DType dtype, const std::byte* data, int64_t count, float* out);
 
 // Decodes rows [first, first + count) of the matrix in lowkey's row order. out: [count, cols]. A

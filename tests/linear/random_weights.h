@@ -24,7 +24,8 @@ inline std::vector<float> random_floats(SplitMix64& rng, int64_t count) {
 inline const std::vector<DType>& all_dtypes() {
   static const std::vector<DType> types = {DType::kF32,  DType::kF16,  DType::kBF16, DType::kQ4_0,
                                            DType::kQ4_1, DType::kQ5_0, DType::kQ5_1, DType::kQ8_0,
-                                           DType::kQ4_K, DType::kQ5_K, DType::kQ6_K};
+                                           DType::kQ4_K, DType::kQ5_K, DType::kQ6_K, DType::kQ2_1,
+                                           DType::kQ3_1};
   return types;
 }
 
@@ -69,6 +70,8 @@ struct RandomTensor {
         case DType::kQ8_0: put_half(block); break;
         case DType::kQ4_1:
         case DType::kQ5_1:
+        case DType::kQ2_1:
+        case DType::kQ3_1:
         case DType::kQ4_K:
         case DType::kQ5_K:
           put_half(block);

@@ -10,6 +10,7 @@
 #include "core/error.h"
 #include "linear/random_weights.h"
 #include "linear/row_kernels.h"
+#include "linear/strip_layout.h"
 
 namespace lowkey {
 namespace {
@@ -189,7 +190,7 @@ TEST(MakeWeight, StripsGiveBackTheFilesBytesAndValues) {
       const WeightMatrix matrix = make_weight(tensor.view, WeightStorage::kPacked, pool);
       EXPECT_EQ(matrix.dtype(), dtype);
       EXPECT_EQ(matrix.row_bytes(), tensor.view.row_bytes());
-      if (dtype_block_elements(dtype) == 1) {
+      if (!has_strips(dtype)) {
         EXPECT_EQ(matrix.layout(), WeightLayout::kRows);
         EXPECT_EQ(matrix.owned_bytes(), 0);
       } else {

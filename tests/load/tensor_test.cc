@@ -63,6 +63,33 @@ TEST(Dequantize, EqualsTheGgufPackage) {
   }
 }
 
+// Blocks written by hand from the layout that tensor.h describes.
+TEST(Dequantize, TwoAndThreeBitBlocksAreAsDescribed) {
+  for (DType dtype : {DType::kQ2_1, DType::kQ3_1}) {
+    const int bits = dtype == DType::kQ2_1 ? 2 : 3;
+    ASSERT_EQ(dtype_block_bytes(dtype), 4 + 4 * bits);
+    std::vector<std::byte> blocks(static_cast<size_t>(2 * dtype_block_bytes(dtype)));
+    SplitMix64 rng(3);
+    std::vector<float> expected;
+    for (int b = 0; b < 2; ++b) {
+      std::byte* block = blocks.data() + b * dtype_block_bytes(dtype);
+      const Half scale = float_to_half(0.25f * static_cast<float>(b + 1));
+      const Half minimum = float_to_half(-0.75f);
+      std::memcpy(block, &scale, 2);
+      std::memcpy(block + 2, &minimum, 2);
+      for (int i = 0; i < 32; ++i) {
+        const auto code = static_cast<uint32_t>(rng.next() % (1u << bits));
+        block[4 + i / 4] |= static_cast<std::byte>((code & 3u) << (i % 4 * 2));
+        if (bits == 3) block[12 + i / 8] |= static_cast<std::byte>((code >> 2) << (i % 8));
+        expected.push_back(half_to_float(scale) * static_cast<float>(code) - 0.75f);
+      }
+    }
+    std::vector<float> values(expected.size());
+    dequantize(dtype, blocks.data(), std::ssize(values), values.data());
+    EXPECT_EQ(values, expected) << dtype_name(dtype);
+  }
+}
+
 TEST(Dequantize, ReadsAtAnyAlignment) {
   for (DType dtype : {DType::kF32, DType::kF16, DType::kBF16, DType::kQ4_1, DType::kQ6_K}) {
     const int64_t count = 2 * std::max<int64_t>(dtype_block_elements(dtype), 300);
