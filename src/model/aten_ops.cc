@@ -10,10 +10,11 @@
 #include "core/checked.h"
 #include "core/cpu.h"
 #include "core/error.h"
+#include "model/simulation.h"
 
 namespace lowkey {
 
-static_assert(LayerOps<AtenOps>);
+static_assert(TurningOps<AtenOps>);
 
 namespace {
 
@@ -36,9 +37,10 @@ at::Tensor rms_norm(const at::Tensor& x, const std::vector<float>& weight, doubl
 }
 
 // What a matrix kept in blocks is unpacked to: bf16 products are twice as fast where the processor
-// has them, and several times slower where it has not.
-at::ScalarType unpacked_type() {
-  return cpu_features().avx512_bf16 ? at::kBFloat16 : at::kFloat;
+// has them, and several times slower where it has not. Simulations stay in floats: bf16 would round
+// the rounded activations again.
+at::ScalarType unpacked_type(bool simulated) {
+  return cpu_features().avx512_bf16 && !simulated ? at::kBFloat16 : at::kFloat;
 }
 
 // Fewer rows than this are not worth a share: each share reads the whole weight matrix.
@@ -64,26 +66,45 @@ at::Tensor product(const at::Tensor& x, const at::Tensor& weight) {
 
 }  // namespace
 
+at::Tensor float_tensor_of(const WeightMatrix& matrix) {
+  const std::array<int64_t, 2> shape{matrix.rows(), matrix.cols()};
+  auto* data = const_cast<std::byte*>(matrix.data());
+  if (matrix.dtype() == DType::kF32) return at::from_blob(data, shape, at::kFloat);
+  if (matrix.dtype() == DType::kBF16) return at::from_blob(data, shape, at::kBFloat16);
+  return {};
+}
+
+at::Tensor turned_heads(const at::Tensor& heads, const at::Tensor& cos, const at::Tensor& sin) {
+  const int64_t half = cos.size(-1);
+  const at::Tensor low = heads.narrow(-1, 0, half);
+  const at::Tensor high = heads.narrow(-1, half, half);
+  const at::Tensor rest = heads.narrow(-1, 2 * half, heads.size(-1) - 2 * half);
+  return at::cat({low * cos - high * sin, high * cos + low * sin, rest}, -1);
+}
+
 AtenOps::AtenOps(const ModelConfig& config, ThreadPool& pool, CacheAttention& attention)
-    : norm_(config.norm),
+    : config_(config),
+      norm_(config.norm),
       activation_(config.activation),
       norm_eps_(config.norm_eps),
       head_dim_(config.head_dim),
       pool_(pool),
       attention_(attention),
-      router_(config, pool) {}
+      router_(config, pool),
+      rotations_(config) {}
 
 void AtenOps::begin(const StepRows& step) {
   step_ = &step;
 }
 
 at::Tensor AtenOps::tensor_of(const WeightMatrix& matrix) {
+  const bool simulated = is_simulated(config_);
+  if (at::Tensor floats = float_tensor_of(matrix); floats.defined()) {
+    return simulated ? floats.to(at::kFloat) : floats;
+  }
   const int64_t rows = matrix.rows(), cols = matrix.cols();
-  auto* data = const_cast<std::byte*>(matrix.data());
-  if (matrix.dtype() == DType::kF32) return at::from_blob(data, {rows, cols}, at::kFloat);
-  if (matrix.dtype() == DType::kBF16) return at::from_blob(data, {rows, cols}, at::kBFloat16);
   if (!unpacked_.defined() || unpacked_.numel() < rows * cols) {
-    unpacked_ = at::empty({rows * cols}, unpacked_type());
+    unpacked_ = at::empty({rows * cols}, unpacked_type(simulated));
   }
   if (unpacked_.scalar_type() == at::kBFloat16) {
     unpack_matrix(matrix, reinterpret_cast<BFloat16*>(unpacked_.data_ptr()), pool_);
@@ -135,7 +156,8 @@ AtenOps::Value AtenOps::linear(const Value& x, const Linear& linear) {
   if (x.size(0) == 0) return x.new_zeros({0, cols});  // nothing to unpack for
   const at::Tensor weight = tensor_of(linear.weight);
   return by_rows(x.size(0), cols, [&](int64_t first, int64_t count) {
-    const at::Tensor y = product(x.narrow(0, first, count), weight);
+    const at::Tensor input = rounded_activations(config_, x.narrow(0, first, count));
+    const at::Tensor y = product(input, weight);
     return linear.bias.empty() ? y : y + view_of(linear.bias);
   });
 }
@@ -164,11 +186,13 @@ AtenOps::Value AtenOps::rope(const Value& x, int32_t num_heads, RopeUse use) {
     const at::Tensor heads = x.narrow(0, first, count).view({count, num_heads, head_dim_});
     const at::Tensor cos = view_of(angles.cos_of(first), {count, 1, half});
     const at::Tensor sin = view_of(angles.sin_of(first), {count, 1, half});
-    const at::Tensor low = heads.narrow(-1, 0, half);
-    const at::Tensor high = heads.narrow(-1, half, half);
-    const at::Tensor rest = heads.narrow(-1, 2 * half, head_dim_ - 2 * half);
-    return at::cat({low * cos - high * sin, high * cos + low * sin, rest}, -1)
-        .view({count, x.size(1)});
+    return turned_heads(heads, cos, sin).view({count, x.size(1)});
+  });
+}
+
+AtenOps::Value AtenOps::turn(const Value& x, int32_t parts) {
+  return by_rows(x.size(0), x.size(1), [&](int64_t first, int64_t count) {
+    return rotations_.turned(x.narrow(0, first, count), parts);
   });
 }
 

@@ -18,15 +18,24 @@
 #include "model/cache_attention.h"
 #include "model/ops.h"
 #include "model/routing.h"
+#include "model/simulated_ops.h"
 #include "model/step.h"
 #include "model/weights.h"
 
 namespace lowkey {
 
+// A matrix of floats as ATen sees it, in its own memory; undefined if it is kept as anything else.
+at::Tensor float_tensor_of(const WeightMatrix& matrix);
+
+// heads: [rows, heads, head_dim]; cos, sin: [rows, 1, half_dim]. The first 2 * half_dim channels of
+// each head turned, the others as they are.
+at::Tensor turned_heads(const at::Tensor& heads, const at::Tensor& cos, const at::Tensor& sin);
+
 class AtenOps {
  public:
   using Value = at::Tensor;  // float32 [rows, channels], whatever the weights are stored as
 
+  // Throws Error kUnsupported for a rotated model of a size there is no Hadamard matrix for.
   AtenOps(const ModelConfig& config, ThreadPool& pool, CacheAttention& attention);
 
   // Before each step: where its rows belong. `step` must outlive the step.
@@ -45,6 +54,7 @@ class AtenOps {
   Value norm(const Value& x, const Norm& norm);
   Value norm_heads(const Value& x, const std::vector<float>& weight, int32_t num_heads);
   Value rope(const Value& x, int32_t num_heads, RopeUse use);
+  Value turn(const Value& x, int32_t parts);
   Value attend(int32_t layer, const Value& q, const Value& k, const Value& v);
   void store(int32_t layer, const Value& k, const Value& v);
   Value activate(const Value& x);
@@ -71,6 +81,7 @@ class AtenOps {
 
   at::Tensor activated(const at::Tensor& x) const;
 
+  const ModelConfig config_;  // what inputs of matrices are rounded to
   const NormKind norm_;
   const Activation activation_;
   const double norm_eps_;
@@ -78,6 +89,7 @@ class AtenOps {
   ThreadPool& pool_;
   CacheAttention& attention_;
   Router router_;
+  Rotations rotations_;
   at::Tensor unpacked_;
   const StepRows* step_ = nullptr;
 };

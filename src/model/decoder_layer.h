@@ -4,10 +4,12 @@
 #include <array>
 #include <concepts>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <utility>
 #include <vector>
 
+#include "core/error.h"
 #include "model/forward_options.h"
 #include "model/ops.h"
 #include "model/step.h"
@@ -44,6 +46,17 @@ typename Ops::Value select_rows(Ops& ops, typename Ops::Value x, std::span<const
   return std::ssize(rows) == ops.rows(x) ? std::move(x) : ops.select_rows(x, rows);
 }
 
+// The rotations of rotated models, which run on implementations that have them (is_simulated).
+template <LayerOps Ops>
+typename Ops::Value turned(Ops& ops, typename Ops::Value x, int32_t parts) {
+  if constexpr (TurningOps<Ops>) {
+    return ops.turn(std::move(x), parts);
+  } else {
+    LOWKEY_CHECK(parts == 0, "a rotated model on operations that do not rotate");
+    return x;
+  }
+}
+
 // Queries or keys as attention takes them.
 template <LayerOps Ops>
 typename Ops::Value placed_heads(Ops& ops, const ModelConfig& config, int32_t layer,
@@ -51,7 +64,8 @@ typename Ops::Value placed_heads(Ops& ops, const ModelConfig& config, int32_t la
                                  int32_t num_heads) {
   if (config.qk_norm) x = ops.norm_heads(std::move(x), norm, num_heads);
   const RopeUse use = config.layers[static_cast<size_t>(layer)].rope;
-  return use == RopeUse::kNone ? std::move(x) : ops.rope(std::move(x), num_heads, use);
+  if (use != RopeUse::kNone) x = ops.rope(std::move(x), num_heads, use);
+  return config.hadamard_qk ? turned(ops, std::move(x), num_heads) : std::move(x);
 }
 
 // The heads' outputs [rows, q channels], before the output projection.
@@ -91,13 +105,20 @@ typename Ops::Value attention_block(Ops& ops, const ModelConfig& config, const L
   return add_heads(ops, config, w, std::move(x), heads);
 }
 
-// What goes into an MLP's `down`.
 template <LayerOps Ops>
 typename Ops::Value activated(Ops& ops, const ModelConfig& config, const Mlp& mlp,
                               const typename Ops::Value& n) {
   if (!config.gated_mlp) return ops.activate(ops.linear(n, mlp.up));
   auto [gate, up] = ops.linears(n, mlp.gate, mlp.up);
   return ops.gate(std::move(gate), up);
+}
+
+// What goes into an MLP's `down`.
+template <LayerOps Ops>
+typename Ops::Value down_input(Ops& ops, const ModelConfig& config, const Mlp& mlp,
+                               const typename Ops::Value& n) {
+  typename Ops::Value y = activated(ops, config, mlp, n);
+  return config.hadamard_down ? turned(ops, std::move(y), 1) : std::move(y);
 }
 
 // Each row's chosen experts, weighted: an expert's weights are read once, for all its rows.
@@ -111,7 +132,7 @@ typename Ops::Value mixture(Ops& ops, const ModelConfig& config, const LayerWeig
     if (rows.empty()) continue;
     const Mlp& expert = w.experts[static_cast<size_t>(e)];
     const typename Ops::Value y =
-        ops.linear(activated(ops, config, expert, ops.select_rows(n, rows)), expert.down);
+        ops.linear(down_input(ops, config, expert, ops.select_rows(n, rows)), expert.down);
     sum = ops.add_to_rows(std::move(sum), y, rows, routing.weights(e));
   }
   return sum;
@@ -123,10 +144,10 @@ typename Ops::Value add_mlp(Ops& ops, const ModelConfig& config, const LayerWeig
                             typename Ops::Value x, const typename Ops::Value& n) {
   const bool experts = !w.experts.empty();
   if (!experts && !config.post_norms) {
-    return add_linear(ops, std::move(x), activated(ops, config, w.mlp, n), w.mlp.down);
+    return add_linear(ops, std::move(x), down_input(ops, config, w.mlp, n), w.mlp.down);
   }
   typename Ops::Value y = experts ? mixture(ops, config, w, n)
-                                  : ops.linear(activated(ops, config, w.mlp, n), w.mlp.down);
+                                  : ops.linear(down_input(ops, config, w.mlp, n), w.mlp.down);
   if (config.post_norms) y = ops.norm(y, w.post_mlp_norm);
   return ops.add(std::move(x), y);
 }
@@ -144,19 +165,19 @@ typename Ops::Value mlp_block(Ops& ops, const ModelConfig& config, const LayerWe
   return add_mlp(ops, config, w, std::move(x), n);
 }
 
-// Attention and MLP of the same x: it, their norms and heads of the wanted rows.
+// Attention and MLP of the same x; what follows attention is done of the wanted rows alone.
 template <LayerOps Ops>
 typename Ops::Value parallel_block(Ops& ops, const ModelConfig& config, const LayerWeights& w,
                                    int32_t layer, typename Ops::Value x,
-                                   std::span<const int64_t> wanted_rows, bool last,
+                                   std::optional<std::span<const int64_t>> wanted,
                                    StepWatcher* watcher) {
   typename Ops::Value n = ops.norm(x, w.attn_norm);
   typename Ops::Value heads =
       attention(ops, config, w, layer, ops.linears(n, w.q, w.k, w.v), watcher);
-  if (last) {
-    x = select_rows(ops, std::move(x), wanted_rows);
-    n = select_rows(ops, std::move(n), wanted_rows);
-    heads = select_rows(ops, std::move(heads), wanted_rows);
+  if (wanted) {
+    x = select_rows(ops, std::move(x), *wanted);
+    n = select_rows(ops, std::move(n), *wanted);
+    heads = select_rows(ops, std::move(heads), *wanted);
   }
   if (!config.shared_norm) n = ops.norm(x, w.mlp_norm);
   x = add_heads(ops, config, w, std::move(x), heads);
@@ -173,6 +194,21 @@ typename Ops::Value embedding(Ops& ops, const ModelWeights& w, const StepRows& s
     x = ops.add(std::move(x), ops.embed(w.positions, step.position_rows()));
   }
   return x;
+}
+
+// The residual stream before `layer` -> after it; of the rows `wanted` only, if given: for the last
+// layer, when nobody needs the others any more.
+template <LayerOps Ops>
+typename Ops::Value decoder_layer(Ops& ops, const ModelConfig& config, const LayerWeights& w,
+                                  int32_t layer, typename Ops::Value x,
+                                  std::optional<std::span<const int64_t>> wanted = std::nullopt,
+                                  StepWatcher* watcher = nullptr) {
+  if (config.parallel) {
+    return parallel_block(ops, config, w, layer, std::move(x), wanted, watcher);
+  }
+  x = attention_block(ops, config, w, layer, std::move(x), watcher);
+  if (wanted) x = select_rows(ops, std::move(x), *wanted);
+  return mlp_block(ops, config, w, std::move(x));
 }
 
 // A step's tokens -> hidden states after the final norm, of the wanted rows only (ascending; may be
@@ -194,13 +230,8 @@ typename Ops::Value transformer(Ops& ops, const ModelWeights& w, const StepRows&
       store_block(ops, config, weights, layer, x);
       return ops.select_rows(x, wanted_rows);
     }
-    if (config.parallel) {
-      x = parallel_block(ops, config, weights, layer, std::move(x), wanted_rows, last, watcher);
-      continue;
-    }
-    x = attention_block(ops, config, weights, layer, std::move(x), watcher);
-    if (last) x = select_rows(ops, std::move(x), wanted_rows);
-    x = mlp_block(ops, config, weights, std::move(x));
+    x = decoder_layer(ops, config, weights, layer, std::move(x),
+                      last ? std::optional(wanted_rows) : std::nullopt, watcher);
   }
   if (watcher) watcher->residual(config.num_layers, ops.floats(x), ops.rows(x));
   return ops.norm(x, w.final_norm);

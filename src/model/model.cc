@@ -18,6 +18,7 @@
 #include "model/native_ops.h"
 #include "model/prefill_ops.h"
 #include "model/rope.h"
+#include "model/simulation.h"
 
 namespace lowkey {
 namespace {
@@ -58,8 +59,16 @@ struct Model::Impl {
         attention(weights.config, pool),
         native(weights.config, kNativeRows, pool, attention),
         aten(weights.config, pool, attention),
-        native_rows(native_rows_of(weights)) {
-    if (PrefillOps::suits(weights)) prefill.emplace(weights, pool, attention);
+        native_rows(native_rows_of(weights)),
+        simulated(is_simulated(weights.config)) {
+    if (!simulated && PrefillOps::suits(weights)) prefill.emplace(weights, pool, attention);
+  }
+
+  // Of a step; the head is no concern of a simulation.
+  Backend step_backend(int64_t rows, Backend wanted) const {
+    if (!simulated) return backend_for(rows, wanted);
+    LOWKEY_CHECK(wanted == Backend::kAuto || wanted == Backend::kAten, "simulated on ATen alone");
+    return Backend::kAten;
   }
 
   Backend backend_for(int64_t rows, Backend wanted) const {
@@ -89,6 +98,7 @@ struct Model::Impl {
   std::optional<PrefillOps> prefill;
   AtenOps aten;
   int64_t native_rows;
+  bool simulated;  // on AtenOps alone: simulation.h
 };
 
 Model::Model(Model&&) noexcept = default;
@@ -131,7 +141,7 @@ void Model::forward(std::span<const StepItem> items, float* hidden, const Forwar
     const auto rows = transformer(ops, m.weights, m.step, options);
     std::copy_n(rows.data(), rows.count(), hidden);
   };
-  switch (m.backend_for(m.step.num_rows(), options.backend)) {
+  switch (m.step_backend(m.step.num_rows(), options.backend)) {
     case Backend::kNative: return run_on(m.native);
     case Backend::kPrefill: return run_on(*m.prefill);
     default: break;

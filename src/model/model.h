@@ -4,6 +4,9 @@
 // kernels, the rest on libtorch; which one ran shows in the speed only, up to rounding. Torch-free
 // header.
 //
+// A model whose activations are rounded or rotated (simulation.h) runs on libtorch alone, in
+// floats.
+//
 // Belongs to one thread at a time, with the pool it was given: never two models at work on one pool
 // at once.
 #include <cstdint>

@@ -79,4 +79,11 @@ concept FusedOps = LayerOps<Ops> &&
   { ops.add_silu_mlp(std::move(x), norm, mlp) } -> std::same_as<typename Ops::Value>;
 };
 
+// And what rotated models need (simulation.h).
+template <typename Ops>
+concept TurningOps = LayerOps<Ops> && requires(Ops ops, typename Ops::Value x, int32_t n) {
+  // Each of n equal parts of each row times H / sqrt(their size), H a Hadamard matrix.
+  { ops.turn(std::move(x), n) } -> std::same_as<typename Ops::Value>;
+};
+
 }  // namespace lowkey

@@ -29,6 +29,10 @@ class StepRows {
   // first_layer: the step leaves out the layers before it, and so did all steps before.
   void assign(std::span<const StepItem> items, const ModelConfig& config, const RopeTables& rope,
               int32_t first_layer = 0);
+  // One sequence that no cache holds: its tokens at positions first_position, ..., all of them
+  // wanted; no items. Throws Error likewise.
+  void assign_exact(std::span<const int32_t> tokens, int64_t first_position,
+                    const ModelConfig& config, const RopeTables& rope);
 
   // What a head's pairs of channels turn by in each row.
   struct Angles {
@@ -49,6 +53,10 @@ class StepRows {
   const Angles& angles(RopeUse use) const { return use == RopeUse::kLocal ? local_ : main_; }
 
  private:
+  // Rows of all tokens_, whose angles are still to be set.
+  void size_rows(const ModelConfig& config, const RopeTables& rope);
+  void place(int64_t row, int64_t position, const ModelConfig& config, const RopeTables& rope);
+
   std::vector<StepItem> items_;
   std::vector<int32_t> tokens_, positions_;
   std::vector<int64_t> wanted_;
