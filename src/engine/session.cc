@@ -4,6 +4,7 @@
 #include <chrono>
 
 #include "core/error.h"
+#include "engine/prefix_file.h"
 #include "engine/stop_strings.h"
 
 namespace lowkey {
@@ -30,17 +31,28 @@ const char* stop_reason_name(StopReason reason) {
   return "unknown";
 }
 
-Session::Session(Engine& engine, const ResolvedRecipe& recipe)
+Session::Session(Engine& engine, const CacheSpec& spec)
     : engine_(engine),
-      cache_(recipe),
+      spec_(spec),
+      cache_(spec),
       sequence_(cache_.new_sequence()),
       hidden_(static_cast<size_t>(engine.file().config().hidden_size)),
-      logits_(static_cast<size_t>(engine.file().config().vocab_size)) {}
+      logits_(static_cast<size_t>(engine.file().config().vocab_size)) {
+  start_over();
+}
 
-// Goes back to the longest state that is a prefix of the prompt, and says how long it is. At least
-// the prompt's last token is always computed: its logits are wanted.
+void Session::start_over() {
+  sequence_ = cache_.new_sequence();
+  tokens_.clear();
+  if (spec_.prefix) tokens_ = spec_.prefix->tokens;
+}
+
+// Goes back to the longest state that the prompt (which begins with the cache's prefix) begins
+// with, and says how long it is. At least the prompt's last token is always computed, for its
+// logits are wanted; but of the prefix, they come with it.
 int64_t Session::reuse(std::span<const int32_t> prompt) {
-  const size_t most = std::min(tokens_.size(), prompt.size() - 1);
+  const size_t most = std::max(std::min(tokens_.size(), prompt.size() - 1),
+                               static_cast<size_t>(spec_.prefix_tokens()));
   size_t common = 0;
   while (common < most && tokens_[common] == prompt[common]) ++common;
   const int64_t length = sequence_.nearest_restorable(static_cast<int64_t>(common));
@@ -49,31 +61,46 @@ int64_t Session::reuse(std::span<const int32_t> prompt) {
   return length;
 }
 
-// Appends tokens and leaves the logits after the last of them in logits_.
+// Appends tokens and leaves the logits after the last of them in logits_; of none, those after the
+// prefix.
 void Session::feed(std::span<const int32_t> tokens, const ProgressFn& progress) {
   const ProgressFn silent;
-  prefill(engine_.model(), sequence_, tokens, RowsWanted::kLast, hidden_.data(),
-          tokens.size() > 1 ? progress : silent, "reading the prompt");
+  if (tokens.empty()) {
+    hidden_ = hidden_after_prefix(spec_);
+  } else {
+    prefill(engine_.model(), sequence_, tokens, RowsWanted::kLast, hidden_.data(),
+            tokens.size() > 1 ? progress : silent, "reading the prompt");
+  }
   engine_.model().logits(hidden_.data(), 1, logits_.data());
   tokens_.insert(tokens_.end(), tokens.begin(), tokens.end());
 }
 
-GenerateResult Session::generate(std::span<const int32_t> prompt, const GenerateOptions& options,
+GenerateResult Session::generate(std::span<const int32_t> asked, const GenerateOptions& options,
                                  const std::function<void(std::string_view)>& on_text,
                                  const ProgressFn& progress) {
   const int64_t context = engine_.max_context();
-  if (prompt.empty()) fail(ErrorCode::kInvalidArgument, "the prompt is empty");
+  if (asked.empty()) fail(ErrorCode::kInvalidArgument, "the prompt is empty");
+  GenerateResult result;
+  result.prompt_tokens = static_cast<int64_t>(asked.size());
+  result.prefix_tokens = spec_.prefix_tokens();
+  std::vector<int32_t> prompt;  // as the cache is to hold it
+  if (spec_.prefix) {
+    const bool matched = spec_.taken_off(asked) > 0;
+    result.prefix_use = matched ? PrefixUse::kMatched : PrefixUse::kPrepended;
+    if (!matched) prompt = spec_.prefix->tokens;
+  }
+  prompt.insert(prompt.end(), asked.begin(), asked.end());
   if (static_cast<int64_t>(prompt.size()) >= context) {
+    const bool prepended = result.prefix_use == PrefixUse::kPrepended;
     fail(ErrorCode::kInvalidArgument,
-         "the prompt is {} tokens long and the context holds {}: shorten it, or raise --ctx (this "
-         "model: up to {})",
-         prompt.size(), context, engine_.file().config().max_context);
+         "the prompt is {} tokens long{} and the context holds {}: shorten it, or raise --ctx "
+         "(this model: up to {})",
+         prompt.size(), prepended ? " with the prefix before it" : "", context,
+         engine_.file().config().max_context);
   }
   Sampler sampler(options.sampling);
   StopStrings stops(options.stop);
   StreamDecoder decoder(engine_.tokenizer());
-  GenerateResult result;
-  result.prompt_tokens = static_cast<int64_t>(prompt.size());
   auto show = [&](std::string text) {
     if (text.empty()) return;
     result.text += text;
@@ -83,8 +110,9 @@ GenerateResult Session::generate(std::span<const int32_t> prompt, const Generate
 
   try {
     const auto prefill_start = Clock::now();
-    result.reused_tokens = reuse(prompt);
-    feed(prompt.subspan(static_cast<size_t>(result.reused_tokens)), progress);
+    const int64_t held = reuse(prompt);
+    result.reused_tokens = held - spec_.prefix_tokens();
+    feed(std::span(prompt).subspan(static_cast<size_t>(held)), progress);
     // The next turn comes back here if its template writes the answer differently than the model.
     sequence_.save_point();
     sequence_.drop_save_points(kSavePointsKept);
@@ -127,8 +155,7 @@ GenerateResult Session::generate(std::span<const int32_t> prompt, const Generate
     return result;
   } catch (...) {
     // A failed step leaves layers at different lengths; start over rather than guess.
-    sequence_ = cache_.new_sequence();
-    tokens_.clear();
+    start_over();
     throw;
   }
 }
