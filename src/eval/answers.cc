@@ -170,4 +170,17 @@ Interval wilson_95(int64_t successes, int64_t trials) {
           successes == trials ? 1 : std::min(1.0, middle + half)};
 }
 
+double mcnemar_exact(int64_t lost, int64_t gained) {
+  LOWKEY_CHECK(lost >= 0 && gained >= 0, "{} and {}", lost, gained);
+  const int64_t n = lost + gained;
+  // Binomial terms C(n, i) / 2^n as logarithms: n may be thousands.
+  const auto log_factorial = [](int64_t i) { return std::lgamma(static_cast<double>(i) + 1); };
+  double tail = 0;
+  for (int64_t i = 0; i <= std::min(lost, gained); ++i) {
+    tail += std::exp(log_factorial(n) - log_factorial(i) - log_factorial(n - i) -
+                     static_cast<double>(n) * std::log(2.0));
+  }
+  return std::min(1.0, 2 * tail);
+}
+
 }  // namespace lowkey

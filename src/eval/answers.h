@@ -57,4 +57,9 @@ struct Interval {
 // Unlike the normal approximation it holds for few trials and for shares near 0 and 1.
 Interval wilson_95(int64_t successes, int64_t trials);
 
+// McNemar's exact test (two-sided): of `lost` + `gained` questions that two runs answer
+// differently, one right and one wrong, how likely a split at least as uneven is if both are
+// equally likely.
+double mcnemar_exact(int64_t lost, int64_t gained);
+
 }  // namespace lowkey

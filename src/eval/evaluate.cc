@@ -15,19 +15,18 @@ namespace lowkey {
 namespace {
 
 struct Arm {
-  ResolvedRecipe recipe;
+  CacheSpec spec;
   EvaluatedRecipe result;
   std::vector<PositionScore> scores;
 };
 
 class Evaluator {
  public:
-  Evaluator(Model& model, std::span<const int32_t> tokens,
-            const std::vector<ResolvedRecipe>& recipes, const EvaluateOptions& options,
-            ThreadPool& pool, const ProgressFn& progress)
+  Evaluator(Model& model, std::span<const int32_t> tokens, const std::vector<CacheSpec>& recipes,
+            const EvaluateOptions& options, ThreadPool& pool, const ProgressFn& progress)
       : model_(model), tokens_(tokens), options_(options), pool_(pool), progress_(progress) {
     add_arm(resolve_recipe(parse_recipe("16"), kv_shape(model_.config())));
-    for (const ResolvedRecipe& recipe : recipes) add_arm(recipe);
+    for (const CacheSpec& spec : recipes) add_arm(spec);
   }
 
   Evaluation run(int64_t num_windows) {
@@ -48,9 +47,9 @@ class Evaluator {
   }
 
  private:
-  void add_arm(const ResolvedRecipe& recipe) {
-    Arm arm;
-    arm.recipe = recipe;
+  void add_arm(const CacheSpec& spec) {
+    const ResolvedRecipe& recipe = spec.recipe;
+    Arm arm{spec, {}, {}};
     arm.result.label = recipe.label;
     arm.result.code_bits = code_bits(recipe);
     // As allocated: the scorer checks the cache against this arithmetic.
@@ -60,27 +59,26 @@ class Evaluator {
     arms_.push_back(std::move(arm));
   }
 
-  // Models that expect a beginning-of-text token (an attention sink) get it in every window, in
-  // place of the first token, which is context only: what llama.cpp and the IntactKV paper do.
-  std::vector<int32_t> window_tokens(int64_t w) const {
-    const auto begin = tokens_.begin() + w * options_.stride;
-    std::vector<int32_t> text(begin, begin + options_.ctx);
-    if (options_.bos >= 0) text[0] = options_.bos;
-    return text;
+  // The first token of a window that is scored: one that earlier windows have not scored, that the
+  // text has and something comes before.
+  int64_t first_target(int64_t w) const {
+    const int64_t fresh = w == 0 ? 0 : options_.ctx - options_.stride;
+    const auto context = std::max<int64_t>(1, std::ssize(options_.begin_with));
+    return std::max(fresh, context + (options_.skip_first ? 1 : 0));
   }
 
   void window(int64_t w) {
-    const int64_t first_target = w == 0 ? 1 : std::max<int64_t>(1, options_.ctx - options_.stride);
     const auto progress_of = [&](const Arm& arm) {
       return [&](std::string_view, int64_t done, int64_t) {
         report(progress_, "measuring " + arm.result.label, done_ + done, total_);
       };
     };
-    Scorer scorer(model_, {{"the window", window_tokens(w), {{first_target, options_.ctx}}}}, pool_,
-                  {.keep_residuals = false}, progress_of(arms_[0]));
+    const Document document = {
+        "the window", window_tokens(tokens_, options_, w), {{first_target(w), options_.ctx}}};
+    Scorer scorer(model_, {document}, pool_, {.keep_residuals = false}, progress_of(arms_[0]));
     add_scores(arms_[0], scorer.reference());
     for (size_t a = 1; a < arms_.size(); ++a) {
-      add_scores(arms_[a], scorer.score(arms_[a].recipe, progress_of(arms_[a])));
+      add_scores(arms_[a], scorer.score(arms_[a].spec, progress_of(arms_[a])));
     }
   }
 
@@ -95,15 +93,16 @@ class Evaluator {
   // Decodes the text's own tokens after a window, recipes taking turns step by step, so that a
   // machine that slows down slows all of them.
   void measure_speed() {
-    const std::vector<int32_t> text = window_tokens(0);
+    const std::vector<int32_t> text = window_tokens(tokens_, options_, 0);
     std::vector<std::unique_ptr<KvCache>> caches;
     std::vector<KvSequence> sequences;
     for (size_t a = 0; a < arms_.size(); ++a) {
       report(progress_, "measuring speed", static_cast<int64_t>(a),
              static_cast<int64_t>(arms_.size()));
-      caches.push_back(std::make_unique<KvCache>(arms_[a].recipe));
+      caches.push_back(std::make_unique<KvCache>(arms_[a].spec));
       sequences.push_back(caches.back()->new_sequence());
-      prefill(model_, sequences.back(), text, RowsWanted::kNone, nullptr, {}, "");
+      prefill(model_, sequences.back(), std::span(text).subspan(arms_[a].spec.taken_off(text)),
+              RowsWanted::kNone, nullptr, {}, "");
     }
     std::vector<float> hidden(static_cast<size_t>(model_.config().hidden_size));
     std::vector<float> logits(static_cast<size_t>(model_.config().vocab_size));
@@ -136,8 +135,16 @@ class Evaluator {
 
 }  // namespace
 
+std::vector<int32_t> window_tokens(std::span<const int32_t> text, const EvaluateOptions& options,
+                                   int64_t w) {
+  const auto begin = text.begin() + w * (options.stride == 0 ? options.ctx : options.stride);
+  std::vector<int32_t> window(begin, begin + options.ctx);
+  std::copy(options.begin_with.begin(), options.begin_with.end(), window.begin());
+  return window;
+}
+
 Evaluation evaluate(Model& model, std::span<const int32_t> tokens,
-                    const std::vector<ResolvedRecipe>& recipes, const EvaluateOptions& options,
+                    const std::vector<CacheSpec>& recipes, const EvaluateOptions& options,
                     ThreadPool& pool, const ProgressFn& progress) {
   EvaluateOptions checked = options;
   if (checked.stride == 0) checked.stride = checked.ctx;
@@ -148,6 +155,18 @@ Evaluation evaluate(Model& model, std::span<const int32_t> tokens,
   if (checked.stride < 1 || checked.stride > checked.ctx) {
     fail(ErrorCode::kInvalidArgument, "stride {}: must be between 1 and ctx, {}", checked.stride,
          checked.ctx);
+  }
+  const auto before = std::ssize(checked.begin_with) + (checked.skip_first ? 1 : 0);
+  if (before >= checked.ctx) {
+    fail(ErrorCode::kInvalidArgument,
+         "ctx {}: windows that begin with {} token{} leave nothing to score", checked.ctx,
+         checked.begin_with.size(), checked.begin_with.size() == 1 ? "" : "s");
+  }
+  for (const int32_t token : checked.begin_with) {
+    if (token < 0 || token >= model.config().vocab_size) {
+      fail(ErrorCode::kInvalidArgument, "token {} at the beginning of windows: the model has {}",
+           token, model.config().vocab_size);
+    }
   }
   if (checked.ctx + 1 + checked.decode_tokens > model.config().max_context) {
     checked.decode_tokens = std::max<int64_t>(0, model.config().max_context - checked.ctx - 1);

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "cache/intact_prefix.h"
 #include "core/progress.h"
 #include "core/threads.h"
 #include "eval/metrics.h"
@@ -17,12 +18,21 @@ namespace lowkey {
 
 struct EvaluateOptions {
   int64_t ctx = 1024;  // tokens of a window: a sequence of its own
-  int64_t stride =
-      0;  // between window starts; 0: ctx. Only a window's last `stride` tokens are scored
-  int64_t max_windows = 0;     // 0: all that fit
-  int32_t bos = -1;            // put in place of every window's first token; -1: the text as it is
+  // Between window starts; 0: ctx. Only a window's last `stride` tokens are scored.
+  int64_t stride = 0;
+  int64_t max_windows = 0;  // 0: all that fit
+  // Put in place of every window's first tokens, as context only: the model's beginning-of-text
+  // token (what llama.cpp and the IntactKV paper do), or a system prompt. Empty: the text as it is.
+  std::vector<int32_t> begin_with = {};
+  // What the last of these tokens predicts is not scored either: there the text begins in the
+  // middle. The IntactKV paper leaves it out.
+  bool skip_first = false;
   int64_t decode_tokens = 64;  // steps timed per recipe at depth ctx; 0: none
 };
+
+// Window `w` as the model gets it.
+std::vector<int32_t> window_tokens(std::span<const int32_t> text, const EvaluateOptions& options,
+                                   int64_t w);
 
 struct EvaluatedRecipe {
   std::string label;
@@ -42,10 +52,10 @@ struct Evaluation {
 };
 
 // Windows start at 0, stride, 2 stride, ...; all are ctx tokens long. The first token of the text
-// is never scored. Throws Error kInvalidArgument when the text is shorter than one window, or the
-// options make no sense.
+// is never scored, and every recipe is scored on the same tokens. Throws Error kInvalidArgument
+// when the text is shorter than one window, or the options make no sense.
 Evaluation evaluate(Model& model, std::span<const int32_t> tokens,
-                    const std::vector<ResolvedRecipe>& recipes, const EvaluateOptions& options,
+                    const std::vector<CacheSpec>& recipes, const EvaluateOptions& options,
                     ThreadPool& pool, const ProgressFn& progress);
 
 }  // namespace lowkey

@@ -7,6 +7,7 @@
 #include "cache/kv_cache.h"
 #include "core/error.h"
 #include "engine/engine.h"
+#include "engine/prefix_file.h"
 #include "model/kv_shape.h"
 #include "recipe/bytes.h"
 
@@ -86,22 +87,49 @@ struct Scorer::Impl {
   int64_t hidden_size() const { return model.config().hidden_size; }
   int64_t vocab() const { return model.config().vocab_size; }
 
-  // Runs one document under a recipe; the hidden states before its scored tokens go to `out`.
-  void run(const Document& document, const ResolvedRecipe& recipe, const ForwardOptions& options,
+  // Runs one document on a cache; the hidden states before its scored tokens go to `out`.
+  void run(const Document& document, const CacheSpec& spec, const ForwardOptions& options,
            std::vector<float>& out, const ProgressFn& progress) {
-    KvCache cache(recipe);
+    KvCache cache(spec);
     KvSequence sequence = cache.new_sequence();
-    const auto length = std::ssize(document.tokens);
-    hidden.resize(static_cast<size_t>(length * hidden_size()));
-    prefill(model, sequence, document.tokens, RowsWanted::kAll, hidden.data(), progress, "",
-            options);
+    const size_t taken_off = spec.taken_off(document.tokens);
+    const auto rest_tokens = std::span(document.tokens).subspan(taken_off);
+    // Row i is after token i of the document; those of a prefix taken off are not known but for
+    // the last.
+    hidden.resize(document.tokens.size() * static_cast<size_t>(hidden_size()));
+    float* const rest = hidden.data() + static_cast<int64_t>(taken_off) * hidden_size();
+    if (taken_off > 0) {
+      const std::vector<float>& last = hidden_after_prefix(spec);
+      std::copy(last.begin(), last.end(), rest - hidden_size());
+    }
+    prefill(model, sequence, rest_tokens, RowsWanted::kAll, rest, progress, "", options);
     if (options.first_layer == 0) {
       const int64_t bytes = cache.usage().in_use();
-      LOWKEY_CHECK(bytes == bytes_at(recipe, length).total(), "{} bytes allocated", bytes);
+      LOWKEY_CHECK(bytes == bytes_at(spec.recipe, sequence.length()).total(), "{} bytes allocated",
+                   bytes);
     }
     for (const TokenRange& range : document.scored) {
       out.insert(out.end(), hidden.begin() + (range.first - 1) * hidden_size(),
                  hidden.begin() + (range.last - 1) * hidden_size());
+    }
+  }
+
+  void check_against(const CacheSpec& spec) const {
+    if (!spec.prefix) return;
+    for (const Document& document : documents) {
+      const auto taken_off = static_cast<int64_t>(spec.taken_off(document.tokens));
+      if (taken_off > 0 && !document.scored.empty() && document.scored[0].first < taken_off) {
+        fail(ErrorCode::kInvalidArgument,
+             "{}: token {} is scored, which is one of the {} of the intact prefix: nothing "
+             "predicts those",
+             document.name, document.scored[0].first, taken_off);
+      }
+      const int64_t length = std::ssize(document.tokens) - taken_off + spec.prefix_tokens();
+      if (length > model.config().max_context) {
+        fail(ErrorCode::kInvalidArgument,
+             "{}: {} tokens with the prefix before it: the model's context is {}", document.name,
+             length, model.config().max_context);
+      }
     }
   }
 
@@ -211,13 +239,15 @@ std::vector<PositionScore> Scorer::reference() const {
   return impl_->reference_scores;
 }
 
-std::vector<PositionScore> Scorer::score(const ResolvedRecipe& recipe, const ProgressFn& progress) {
+std::vector<PositionScore> Scorer::score(const CacheSpec& spec, const ProgressFn& progress) {
   Impl& m = *impl_;
-  // Layers in 16 bits at the start are as in the reference: their results are kept already.
+  m.check_against(spec);
+  // Layers in 16 bits at the start are as in the reference: their results are kept already. Not so
+  // behind a prefix from elsewhere.
   int32_t first_layer = 0;
-  if (m.keep_residuals) {
+  if (m.keep_residuals && !spec.prefix) {
     while (first_layer + 1 < m.shape.num_layers &&
-           is_plain(recipe.layers[static_cast<size_t>(first_layer)])) {
+           is_plain(spec.recipe.layers[static_cast<size_t>(first_layer)])) {
       ++first_layer;
     }
   }
@@ -229,7 +259,7 @@ std::vector<PositionScore> Scorer::score(const ResolvedRecipe& recipe, const Pro
       options.first_layer = first_layer;
       options.residual = m.references[d].residuals[static_cast<size_t>(first_layer)].data();
     }
-    m.run(m.documents[d], recipe, options, hidden[d], [&](std::string_view, int64_t part, int64_t) {
+    m.run(m.documents[d], spec, options, hidden[d], [&](std::string_view, int64_t part, int64_t) {
       report(progress, "measuring", done + part, m.tokens);
     });
     done += std::ssize(m.documents[d].tokens);

@@ -7,6 +7,7 @@
 #include <span>
 #include <vector>
 
+#include "cache/intact_prefix.h"
 #include "core/progress.h"
 #include "core/threads.h"
 #include "eval/document.h"
@@ -47,7 +48,14 @@ class Scorer {
 
   // One score per scored token, documents in order. The same bits for any number of threads.
   // Progress counts tokens. Throws Error as Model::forward.
-  std::vector<PositionScore> score(const ResolvedRecipe& recipe, const ProgressFn& progress = {});
+  //
+  // Where the spec has a prefix: documents that begin with its ids have these taken off, and none
+  // of their predictions within it may be scored (the first token that may is the one after it,
+  // which the prefix's own hidden state predicts, the 16-bit model's: IntactPrefix::hidden); to
+  // others it is put in front, and what they see lies so much further on. The reference stays the
+  // plain 16-bit cache on the document as it is. Throws Error kInvalidArgument naming a document
+  // that is scored within the prefix, or does not fit the model's context with it.
+  std::vector<PositionScore> score(const CacheSpec& spec, const ProgressFn& progress = {});
 
  private:
   struct Impl;

@@ -4,9 +4,11 @@
 #include <chrono>
 #include <memory>
 #include <optional>
+#include <utility>
 
 #include "cache/kv_cache.h"
 #include "core/error.h"
+#include "engine/prefix_file.h"
 #include "engine/sampler.h"
 #include "engine/stop_strings.h"
 
@@ -79,14 +81,15 @@ class Answering {
 class TaskRunner {
  public:
   TaskRunner(Model& model, const Tokenizer& tokenizer, const TaskPrompts& prompts,
-             const ResolvedRecipe& recipe, const TaskOptions& options, const ProgressFn& progress)
+             const CacheSpec& spec, const TaskOptions& options, const ProgressFn& progress)
       : model_(model),
         tokenizer_(tokenizer),
         prompts_(prompts),
         options_(options),
         progress_(progress),
-        what_("answering with " + recipe.label),
-        cache_(recipe),
+        what_("answering with " + spec.recipe.label),
+        spec_(spec),
+        cache_(spec),
         hidden_(static_cast<size_t>(options.batch * model.config().hidden_size)),
         logits_(static_cast<size_t>(options.batch * model.config().vocab_size)) {}
 
@@ -108,23 +111,36 @@ class TaskRunner {
   void share_beginning() {
     if (prompts_.shared_tokens == 0) return;
     if (cache_.recipe().prefill == PrefillMode::kExact) return;
+    const auto shared = static_cast<size_t>(prompts_.shared_tokens);
+    const auto beginning = std::span(prompts_.prompts[0].tokens).first(shared);
     beginning_.emplace(cache_.new_sequence());
-    prefill(model_, *beginning_, beginning_tokens(), RowsWanted::kNone, nullptr, {}, "");
+    prefill(model_, *beginning_, beginning.subspan(spec_.taken_off(beginning)), RowsWanted::kNone,
+            nullptr, {}, "");
   }
 
-  std::span<const int32_t> beginning_tokens() const {
-    return std::span(prompts_.prompts[0].tokens).first(static_cast<size_t>(prompts_.shared_tokens));
+  // A sequence that holds the first tokens of a prompt, and how many. A prompt of which the shots
+  // are only a part of the prefix does not follow them in the cache.
+  std::pair<KvSequence, size_t> begun(std::span<const int32_t> prompt) {
+    const auto shared = static_cast<size_t>(prompts_.shared_tokens);
+    const size_t taken_off = spec_.taken_off(prompt);
+    if (beginning_ && taken_off <= shared) return {beginning_->fork(), shared};
+    return {cache_.new_sequence(), taken_off};
   }
 
   void start(size_t index) {
     const TaskPrompt& prompt = prompts_.prompts[index];
     TaskAnswer& answer = result_.answers[index];
     answer.line = prompt.line;
-    KvSequence sequence = beginning_ ? beginning_->fork() : cache_.new_sequence();
-    const auto rest = std::span(prompt.tokens).subspan(static_cast<size_t>(sequence.length()));
-    prefill(model_, sequence, rest, RowsWanted::kLast, hidden_.data(), {}, "");
+    auto [sequence, held] = begun(prompt.tokens);
+    const auto rest = std::span(prompt.tokens).subspan(held);
+    if (rest.empty()) {
+      const std::vector<float>& last = hidden_after_prefix(spec_);
+      std::copy(last.begin(), last.end(), hidden_.begin());
+    } else {
+      prefill(model_, sequence, rest, RowsWanted::kLast, hidden_.data(), {}, "");
+    }
     model_.logits(hidden_.data(), 1, logits_.data());
-    const int64_t room = model_.config().max_context - std::ssize(prompt.tokens);
+    const int64_t room = model_.config().max_context - sequence.length();
     Answering answering(std::move(sequence), tokenizer_, options_, room, answer);
     if (answering.take(argmax(row(0)))) {
       open_.push_back(std::move(answering));
@@ -187,6 +203,7 @@ class TaskRunner {
   const TaskOptions& options_;
   const ProgressFn& progress_;
   const std::string what_;
+  const CacheSpec spec_;
   TaskResult result_;
   KvCache cache_;  // before its sequences: they die first
   std::optional<KvSequence> beginning_;
@@ -222,7 +239,7 @@ TaskPrompts task_prompts(const Engine& engine, const Task& task, PromptForm form
 }
 
 TaskResult answer_task(Model& model, const Tokenizer& tokenizer, const TaskPrompts& prompts,
-                       const ResolvedRecipe& recipe, const TaskOptions& options,
+                       const CacheSpec& spec, const TaskOptions& options,
                        const ProgressFn& progress) {
   if (prompts.prompts.empty()) fail(ErrorCode::kInvalidArgument, "no questions to ask");
   if (options.max_tokens < 1) {
@@ -234,17 +251,19 @@ TaskResult answer_task(Model& model, const Tokenizer& tokenizer, const TaskPromp
   const auto beginning = std::span(prompts.prompts[0].tokens);
   for (const TaskPrompt& prompt : prompts.prompts) {
     const auto count = static_cast<int64_t>(prompt.tokens.size());
-    if (count == 0 || count >= model.config().max_context) {
+    const auto taken_off = static_cast<int64_t>(spec.taken_off(prompt.tokens));
+    const int64_t length = count - taken_off + spec.prefix_tokens();
+    if (count == 0 || length >= model.config().max_context) {
       fail(ErrorCode::kInvalidArgument,
            "{}:{}: its prompt is {} tokens long; it must be shorter than the model's context, {}",
-           prompts.name, prompt.line, count, model.config().max_context);
+           prompts.name, prompt.line, length, model.config().max_context);
     }
     LOWKEY_CHECK(prompts.shared_tokens < count &&
                      common_tokens(beginning, prompt.tokens) >= prompts.shared_tokens,
                  "{}:{} does not begin with the {} shared tokens", prompts.name, prompt.line,
                  prompts.shared_tokens);
   }
-  return TaskRunner(model, tokenizer, prompts, recipe, options, progress).run();
+  return TaskRunner(model, tokenizer, prompts, spec, options, progress).run();
 }
 
 int64_t answers_changed(const TaskResult& a, const TaskResult& b) {

@@ -69,10 +69,11 @@ struct TaskResult {
   }
 };
 
+// Prompts that begin with the spec's prefix have it taken off, before others it is put.
 // Throws Error kInvalidArgument naming the line of a prompt that does not fit the model's context,
 // for no prompts, and for options that make no sense.
 TaskResult answer_task(Model& model, const Tokenizer& tokenizer, const TaskPrompts& prompts,
-                       const ResolvedRecipe& recipe, const TaskOptions& options,
+                       const CacheSpec& spec, const TaskOptions& options,
                        const ProgressFn& progress);
 
 // Questions that two recipes answer differently, right or wrong (Judgement::given).

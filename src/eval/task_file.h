@@ -10,6 +10,7 @@
 // ignored; blank lines too.
 #include <cstdint>
 #include <filesystem>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -44,6 +45,11 @@ struct Task {
   std::string name;  // of the file
   std::vector<TaskExample> shots, asked;
 };
+
+// How many of a file's examples `few_shot` asks for as shots; none where it is no number. Throws
+// Error kInvalidArgument naming the file where they leave nothing to ask.
+std::optional<size_t> shot_count(const std::string& few_shot, size_t examples,
+                                 std::string_view source_name);
 
 // `few_shot`: "" for none; a number N: the file's first N are shots and not asked; else a file
 // whose examples are shots, and none of which is asked. Throws Error as parse_task and read_file;

@@ -7,6 +7,7 @@
 
 #include "core/error.h"
 #include "engine/engine.h"
+#include "engine/make_prefix.h"
 #include "support/paths.h"
 #include "support/tiny_model.h"
 
@@ -102,6 +103,57 @@ TEST_F(ScorerTest, StartingBehindExactLayersChangesNoBit) {
   Scorer does_not(engine_->model(), documents(), engine_->pool(), {.keep_residuals = false});
   for (const char* text : {"3=kivi-2:r32,*=16", "1-2=2,*=16", "0=kivi-2:r32,*=16+i1", "16", "8"}) {
     expect_same(keeps.score(recipe(text)), does_not.score(recipe(text)), text);
+  }
+}
+
+// A document that begins with the prefix, and one that gets it: both as if a recipe that keeps as
+// many tokens exact had read it itself.
+TEST_F(ScorerTest, DocumentsBehindAPrefix) {
+  constexpr int32_t kPrefix = 24;
+  std::vector<Document> whole = documents();
+  for (Document& document : whole) {
+    std::copy_n(whole[0].tokens.begin(), kPrefix, document.tokens.begin());
+    document.scored = {{kPrefix, 40}, {60, 100}};
+  }
+  std::vector<Document> without = whole;
+  for (Document& document : without) {
+    document.tokens.erase(document.tokens.begin(), document.tokens.begin() + kPrefix);
+    document.scored = {{1, 16}, {36, 76}};
+  }
+  const auto prefix =
+      make_prefix(engine_->model(), engine_->file(), std::span(whole[0].tokens).first(kPrefix))
+          .prefix;
+  Scorer matched(engine_->model(), whole, engine_->pool());
+  Scorer prepended(engine_->model(), without, engine_->pool());
+  for (const std::string text : {"16", "0-1=16,*=kivi-2:r32"}) {
+    const CacheSpec spec(resolve_recipe(parse_recipe(text), engine_->kv_shape(), kPrefix), prefix);
+    const auto expected = matched.score(recipe(text + "+i24"));
+    const auto a = matched.score(spec);
+    const auto b = prepended.score(spec);
+    ASSERT_EQ(a.size(), expected.size());
+    // Of each document the first prediction is the prefix's own; what follows token 24 comes next.
+    // Products of other numbers of rows differ in their last bits, and codes with them.
+    size_t other = 0;
+    for (size_t i = 0; i < a.size(); ++i) {
+      ASSERT_NEAR(a[i].nll, expected[i].nll, 1e-3) << text << " " << i;
+      if (i % 56 == 0) continue;
+      ASSERT_NEAR(b[other++].nll, expected[i].nll, 1e-3) << text << " " << i;
+    }
+    EXPECT_EQ(other, b.size());
+  }
+  Scorer inside(engine_->model(), {{"notes", whole[0].tokens, {{kPrefix - 1, 40}}}},
+                engine_->pool());
+  Scorer long_one(engine_->model(), {{"book", std::vector<int32_t>(489, 1), {{1, 40}}}},
+                  engine_->pool());
+  for (const auto& [scorer, message] :
+       {std::pair<Scorer*, const char*>{&inside, "notes: token 23 is scored"},
+        {&long_one, "book: 513 tokens with the prefix before it"}}) {
+    try {
+      scorer->score({recipe("16+i24"), prefix});
+      FAIL();
+    } catch (const Error& error) {
+      EXPECT_THAT(error.what(), HasSubstr(message));
+    }
   }
 }
 
