@@ -31,10 +31,17 @@ void PivotFinder::add_layer(int32_t layer, const float* x, int64_t tokens, int64
   const float median = *middle;
   if (median <= 0) return;  // nothing to compare with
   const auto threshold = static_cast<float>(kPivotRatio * static_cast<double>(median));
+  std::vector<float> peaks(static_cast<size_t>(tokens));
+  for (int64_t i = 0; i < count; ++i) {
+    float& peak = peaks[static_cast<size_t>(i / hidden_size)];
+    peak = std::max(peak, std::abs(x[i]));
+  }
+  std::vector<float> sorted = peaks;
+  const auto middle_peak = sorted.begin() + tokens / 2;
+  std::nth_element(sorted.begin(), middle_peak, sorted.end());
   for (int64_t t = 0; t < tokens; ++t) {
     const float* row = x + t * hidden_size;
-    float largest = 0;
-    for (int64_t c = 0; c < hidden_size; ++c) largest = std::max(largest, std::abs(row[c]));
+    const float largest = peaks[static_cast<size_t>(t)];
     if (largest < threshold) continue;
     const auto [entry, is_new] = found_.try_emplace(t);
     Pivot& pivot = entry->second;
@@ -42,10 +49,13 @@ void PivotFinder::add_layer(int32_t layer, const float* x, int64_t tokens, int64
       pivot.position = t;
       pivot.layer = layer;
     }
+    pivot.last_layer = layer;
     const auto magnitude = static_cast<double>(largest);
     if (magnitude <= pivot.magnitude) continue;
     pivot.magnitude = magnitude;
     pivot.ratio = magnitude / static_cast<double>(median);
+    pivot.peak_layer = layer;
+    pivot.typical = static_cast<double>(*middle_peak);
     pivot.channels = channels_above(row, hidden_size, threshold);
   }
 }

@@ -113,10 +113,13 @@ struct Pivot {
   std::string document;
   int64_t position = 0;
   int32_t token = 0;
-  int32_t layer = 0;  // the first before which it is massive; num_layers: after the last
+  int32_t layer = 0;       // the first before which it is massive; num_layers: after the last
+  int32_t last_layer = 0;  // likewise; between them it may not be
+  int32_t peak_layer = 0;  // where it is largest
   std::vector<int32_t> channels;  // where it is largest, descending; at most 8
   double magnitude = 0;           // largest of all layers
   double ratio = 0;               // of it to that layer's median
+  double typical = 0;             // median over tokens of their largest magnitude, there
 };
 
 // How the weight on the tokens that matter most to one query moves as keys lose bits: in a few
