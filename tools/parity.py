@@ -198,6 +198,7 @@ def remake(folder: pathlib.Path, paths: Paths, noise_runs: int = 0) -> None:
     families.make_all(folder)
     fake_quant_reference.make(paths.model, folder / "fake_quant_ppl.json", noise_runs)
     run_tool("make_rope_goldens.py", "-o", str(folder))
+    run_tool("make_weight_goldens.py", "-o", str(folder))
     run_tool("chat_template_parity.py", "--model", str(paths.model), "-o", str(folder))
     for file, tool in (
         ("dequant.json", ["make_dequant_goldens.py"]),
@@ -213,7 +214,9 @@ def checks(paths: Paths) -> Iterator[tuple[str, Findings]]:
         "smollm2_logits.json": compare_logits,
         **{families.golden_name(name): compare_family for name in families.FAMILIES},
         "fake_quant_ppl.json": compare_fake_quant,
-        **dict.fromkeys(("chat_templates.json", "dequant.json", "rope.json", "tiny_model.json"), compare_values),
+        **dict.fromkeys(
+            ("chat_templates.json", "dequant.json", "rope.json", "tiny_model.json", "weights.json"), compare_values
+        ),
     }
     for name, compare in comparisons.items():
         yield f"golden {name}", check_golden(name, compare, paths)
