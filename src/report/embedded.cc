@@ -36,6 +36,8 @@ LOWKEY_EMBED(sensitivity_js, "sensitivity.js")
 LOWKEY_EMBED(probe_errors_js, "probe_errors.js")
 LOWKEY_EMBED(probe_theory_js, "probe_theory.js")
 LOWKEY_EMBED(probe_attention_js, "probe_attention.js")
+LOWKEY_EMBED(calibration_js, "calibration.js")
+LOWKEY_EMBED(pivots_js, "pivots.js")
 LOWKEY_EMBED(method_js, "method.js")
 LOWKEY_EMBED(main_js, "main.js")
 #ifdef LOWKEY_HAVE_PLOTLY
@@ -67,6 +69,8 @@ std::span<const EmbeddedFile> page_scripts() {
       EmbeddedFile{"probe_errors.js", LOWKEY_EMBEDDED(probe_errors_js)},
       EmbeddedFile{"probe_theory.js", LOWKEY_EMBEDDED(probe_theory_js)},
       EmbeddedFile{"probe_attention.js", LOWKEY_EMBEDDED(probe_attention_js)},
+      EmbeddedFile{"calibration.js", LOWKEY_EMBEDDED(calibration_js)},
+      EmbeddedFile{"pivots.js", LOWKEY_EMBEDDED(pivots_js)},
       EmbeddedFile{"method.js", LOWKEY_EMBEDDED(method_js)},
       EmbeddedFile{"main.js", LOWKEY_EMBEDDED(main_js)},
   };

@@ -13,7 +13,7 @@ namespace {
 
 using Json = nlohmann::json;
 
-constexpr int64_t kVersion = 1;  // of both documents
+constexpr int64_t kVersion = 1;  // of all documents
 
 template <typename... Args>
 [[noreturn]] void refuse(fmt::format_string<Args...> format, Args&&... args) {
@@ -82,6 +82,33 @@ void check_report(const Json& report) {
   if (probe != report.end() && !probe->is_null()) check_probe(*probe);
 }
 
+void check_calibration(const Json& calibration) {
+  expect_version(calibration, "lowkey_calibration");
+  text_in(calibration, "model");
+  text_in(calibration, "student");
+  for (const char* name : {"prefix", "training"}) {
+    const auto part = calibration.find(name);
+    if (part == calibration.end() || !part->is_object()) refuse("'{}' is no object", name);
+  }
+  if (array_in(calibration["training"], "curve", "training.").empty()) {
+    refuse("'training.curve' is empty");
+  }
+}
+
+void check_pivots(const Json& pivots) {
+  expect_version(pivots, "lowkey_pivots");
+  text_in(pivots, "model");
+  const Json& forms = array_in(pivots, "forms", "");
+  for (size_t i = 0; i < forms.size(); ++i) {
+    const std::string path = fmt::format("forms[{}].", i);
+    for (const Json& document : array_in(forms[i], "documents", path)) {
+      array_in(document, "found", path + "documents.");
+      array_in(document, "pivot_attention", path + "documents.");
+    }
+    array_in(forms[i], "errors", path);
+  }
+}
+
 }  // namespace
 
 std::string tune_report_html(std::string_view report_json) {
@@ -94,6 +121,20 @@ std::string probe_report_html(std::string_view probe_json) {
   const Json probe = parse(probe_json);
   check_probe(probe);
   return make_page({text_in(probe, "model") + ": lowkey probe", probe_json, plotly_gz()});
+}
+
+std::string calibration_report_html(std::string_view calibration_json) {
+  const Json calibration = parse(calibration_json);
+  check_calibration(calibration);
+  return make_page(
+      {text_in(calibration, "student") + ": lowkey calibrate", calibration_json, plotly_gz()});
+}
+
+std::string pivots_report_html(std::string_view pivots_json) {
+  const Json pivots = parse(pivots_json);
+  check_pivots(pivots);
+  return make_page(
+      {text_in(pivots, "model") + ": lowkey probe --pivots", pivots_json, plotly_gz()});
 }
 
 }  // namespace lowkey

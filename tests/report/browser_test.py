@@ -241,6 +241,25 @@ def check_sparse(pages: Pages) -> None:
     assert dom.count("path", within="pareto-plot", css_class="point") == 5
 
 
+def check_calibration(pages: Pages) -> None:
+    """All looks at the held-out loss are marks of the curve, and the best of them is one more."""
+    calibration = sample_report.sample_calibration()
+    looks = sum(point["heldout"] is not None for point in calibration["training"]["curve"])
+    dom, _ = pages.open("calibration", calibration)
+    assert dom.count("path", within="calibration-curve", css_class="point") == looks + 1
+    assert "24 prefix tokens change the held‑out loss by −18.6%" in dom.words(), dom.words()[:400]
+    # Nothing learned, one look, hostile text.
+    attack = "</script><img src=x onerror=\"document.title='pwned'\">"
+    calibration = sample_report.sample_calibration(student=attack)
+    calibration["prefix"]["text"] = attack
+    training = calibration["training"]
+    training["curve"] = training["curve"][:1]
+    training.update(best_step=0, heldout_after=training["heldout_before"])
+    dom, _ = pages.open("calibration", calibration)
+    assert "did not lower the held‑out loss" in dom.words()
+    assert dom.count("img", within="page") == 0
+
+
 def check_that_checks_fail(pages: Pages) -> None:
     """A page that throws, fetches or prints is noticed: else the checks above would mean nothing."""
     for script, noticed in (
@@ -265,7 +284,14 @@ def main() -> None:
         skip(f"no browser ({screenshot.BROWSERS[0]}) here: reports were not opened")
     with tempfile.TemporaryDirectory() as folder:
         pages = Pages(args.write_report, pathlib.Path(folder))
-        for check in (check_points, check_picture, check_hostile_text, check_sparse, check_that_checks_fail):
+        for check in (
+            check_points,
+            check_picture,
+            check_hostile_text,
+            check_sparse,
+            check_calibration,
+            check_that_checks_fail,
+        ):
             check(pages)
             print(f"{check.__name__}: ok", flush=True)
 

@@ -46,6 +46,24 @@ Json small_probe() {
           {"layers", Json::array()}};
 }
 
+Json small_calibration() {
+  return {{"lowkey_calibration", 1},
+          {"model", "model.gguf"},
+          {"student", "w3"},
+          {"prefix", {{"tokens", 1}}},
+          {"training", {{"curve", {{{"step", 0}, {"heldout", 0.5}}}}}}};
+}
+
+Json small_pivots() {
+  const Json document = {
+      {"name", "bos 1"}, {"found", Json::array()}, {"pivot_attention", {0.5, 0.6}}};
+  return {
+      {"lowkey_pivots", 1},
+      {"model", "model.gguf"},
+      {"forms",
+       {{{"form", "bos"}, {"prefix", 1}, {"documents", {document}}, {"errors", Json::array()}}}}};
+}
+
 // What is thrown; pages need plotly.js, their errors do not.
 std::string error_of(const std::function<void()>& make, ErrorCode code) {
   try {
@@ -162,6 +180,33 @@ TEST_F(Pages, AProbeHasAPageOfItsOwn) {
   EXPECT_THAT(page, HasSubstr("<title>model.gguf: lowkey probe</title>"));
 }
 
+TEST_F(Pages, ACalibrationHasAPageOfItsOwn) {
+  const std::string page = calibration_report_html(small_calibration().dump());
+  EXPECT_EQ(Json::parse(between(page, R"(id="data">)", "</script>")), small_calibration());
+  EXPECT_THAT(page, HasSubstr("<title>w3: lowkey calibrate</title>"));
+}
+
+TEST(Reports, ACalibrationNeedsItsCurve) {
+  const auto refused = [](const Json& document) {
+    return error_of([&] { calibration_report_html(document.dump()); }, ErrorCode::kInvalidArgument);
+  };
+  EXPECT_EQ(refused(small_probe()),
+            "report: its data has no 'lowkey_calibration': another kind of file?");
+  Json document = small_calibration();
+  document["training"]["curve"] = Json::array();
+  EXPECT_EQ(refused(document), "report: 'training.curve' is empty");
+  document.erase("training");
+  EXPECT_EQ(refused(document), "report: 'training' is no object");
+  document.erase("student");
+  EXPECT_EQ(refused(document), "report: 'student' is no text");
+}
+
+TEST_F(Pages, PivotsHaveAPageOfTheirOwn) {
+  const std::string page = pivots_report_html(small_pivots().dump());
+  EXPECT_THAT(page, HasSubstr("<title>model.gguf: lowkey probe --pivots</title>"));
+  EXPECT_THAT(page, HasSubstr("buildPivots(data)"));
+}
+
 TEST_F(Pages, AReportMayLackItsProbe) {
   Json report = small_report();
   report.erase("probe");
@@ -181,6 +226,20 @@ TEST(Reports, OtherTextIsRefused) {
             "report: its data has no 'lowkey_report': another kind of file?");
   EXPECT_EQ(error_of([] { probe_report_html(small_report().dump()); }, ErrorCode::kInvalidArgument),
             "report: its data has no 'lowkey_probe': another kind of file?");
+}
+
+TEST(Reports, PivotsAreChecked) {
+  const auto message = [](const Json& pivots) {
+    return error_of([&] { pivots_report_html(pivots.dump()); }, ErrorCode::kInvalidArgument);
+  };
+  EXPECT_EQ(message(small_probe()),
+            "report: its data has no 'lowkey_pivots': another kind of file?");
+  Json pivots = small_pivots();
+  pivots["forms"][0].erase("errors");
+  EXPECT_EQ(message(pivots), "report: 'forms[0].errors' is no list");
+  pivots = small_pivots();
+  pivots["forms"][0]["documents"][0].erase("found");
+  EXPECT_EQ(message(pivots), "report: 'forms[0].documents.found' is no list");
 }
 
 TEST(Reports, FieldsThatThePageNeedsAreChecked) {

@@ -270,3 +270,39 @@ def sample_report(title: str = "SmolLM2-135M-Instruct.Q4_1.gguf") -> dict:
         "surrogate": {"rank_correlation": 0.984, "trials": len(trials)},
         "probe": sample_probe(title),
     }
+
+
+def sample_calibration(student: str = "SmolLM2-135M-w3g64") -> dict:
+    curve = []
+    for step in range(81):
+        loss = 2.1 * math.exp(-step / 60) + 6.2
+        heldout = loss * 1.07 if step % 8 == 0 else None
+        train = None if step == 80 else loss * (1 + 0.05 * math.sin(step * 7))
+        curve.append({"step": step, "train": train, "heldout": heldout})
+    return {
+        "lowkey_calibration": 1,
+        "model": "SmolLM2-135M-Instruct.Q4_1.gguf",
+        "student": student,
+        "command": "lowkey calibrate SmolLM2-135M-Instruct.Q4_1.gguf --student w3 -o p.safetensors",
+        "what": "intact",
+        "bits": 16,
+        "prefix": {"name": "chat", "tokens": 24, "text": "<|im_start|>system\nYou are <b>kind</b>", "bytes": 1116000},
+        "training": {
+            "source": "chats.jsonl",
+            "train": {"samples": 128, "tokens": 41000, "counted": 30200},
+            "heldout": {"samples": 16, "tokens": 5100, "counted": 3800},
+            "loss": "layers",
+            "steps": 160,
+            "accumulation": 16,
+            "learning_rate": 2e-4,
+            "weight_decay": 0.0,
+            "clip": 0.3,
+            "seed": 1,
+            "products": "bf16",
+            "curve": curve,
+            "best_step": 80,
+            "heldout_before": curve[0]["heldout"],
+            "heldout_after": curve[80]["heldout"],
+            "stopped_early": False,
+        },
+    }

@@ -1,5 +1,5 @@
-// write_report tune|probe DATA.json PAGE.html: for the test that opens pages in a browser. Exits
-// with 77 in a build without plotly.js.
+// write_report tune|probe|calibration DATA.json PAGE.html: for the test that opens pages in a
+// browser. Exits with 77 in a build without plotly.js.
 #include <fmt/format.h>
 
 #include <cstdio>
@@ -18,9 +18,11 @@ int main(int argc, char** argv) {
   }
   try {
     const std::string data = lowkey::read_file(argv[2]);
-    const bool tune = std::string_view(argv[1]) == "tune";
-    lowkey::write_file_atomically(
-        argv[3], tune ? lowkey::tune_report_html(data) : lowkey::probe_report_html(data));
+    const std::string_view kind = argv[1];
+    lowkey::write_file_atomically(argv[3], kind == "tune" ? lowkey::tune_report_html(data)
+                                           : kind == "probe"
+                                               ? lowkey::probe_report_html(data)
+                                               : lowkey::calibration_report_html(data));
   } catch (const lowkey::Error& error) {
     fmt::print(stderr, "write_report: {}\n", error.what());
     return 1;

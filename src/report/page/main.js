@@ -1,5 +1,5 @@
 "use strict";
-// Builds the page from the document inside it: a tune's report or a probe's.
+// Builds the page from the document inside it: a tune's report, a probe's or its pivots', or a calibration's.
 
 function addProbe(probe) {
   addSection("probe", "Errors by layer", "The probe: where errors come from", (section) => fillProbeErrors(section, probe));
@@ -27,9 +27,17 @@ function buildProbe(probe) {
   }
 }
 
+function buildCalibration(calibration) {
+  addMasthead("lowkey calibrate", calibration.student, calibrationSentence(calibration));
+  addSection("curve", "The curve", "The loss, update after update", (section) => fillCalibrationCurve(section, calibration));
+  addSection("training", "Training", "What was trained, and on what", (section) => fillCalibrationFacts(section, calibration));
+}
+
 async function main() {
   const data = JSON.parse(document.getElementById("data").textContent);
   if ("lowkey_probe" in data) buildProbe(data);
+  else if ("lowkey_calibration" in data) buildCalibration(data);
+  else if ("lowkey_pivots" in data) buildPivots(data);
   else buildTune(data);
   addContents();
   document.getElementById("page").append(element("footer", {},
