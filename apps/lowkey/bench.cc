@@ -110,7 +110,8 @@ struct BenchReport {
 
 int bench_verb(const BenchOptions& options) {
   const Terminal terminal = detect_terminal(stdout, options.no_color);
-  for (const std::string& text : options.kv) parse_recipe(text);  // said at once, not after loading
+  for (const std::string& text : options.kv)
+    checked_recipe(text);  // said at once, not after loading
   SpeedOptions speed;
   speed.prompt = options.prompt;
   speed.generate = options.generate;
@@ -120,7 +121,7 @@ int bench_verb(const BenchOptions& options) {
   ProgressBar bar;
   Engine engine(options.model, {weight_storage(options.weights), options.threads, 0},
                 bar.callback());
-  std::vector<ResolvedRecipe> recipes;
+  std::vector<CacheSpec> recipes;
   for (const std::string& kv : options.kv) recipes.push_back(recipe_for(kv, engine));
   const std::vector<SpeedRow> rows = measure_speed(engine, recipes, speed, bar.callback());
   bar.clear();

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <cstdlib>
 #include <exception>
 #include <sstream>
@@ -19,6 +20,7 @@ constexpr const char* kRecipes = R"(Recipes (docs/formats/recipe.md has all of i
   8   8/4   4                per token; keys/values
   kivi-4   kivi-4/2:r32      keys per channel, values per token, newest 32 tokens exact
   0-1=16,*=kivi-2+i1         by layers; the first token exact
+  kivi-2+i@p24.safetensors   after a prefix whose exact K and V lowkey calibrate made
   recipe.json                a file
   front.json@3.25            of a front: the point with the most code bits up to 3.25
 )";
@@ -39,6 +41,9 @@ constexpr const char* kEvalExamples = R"(Examples:
   lowkey eval model.gguf --kv 4 --text wiki.txt --json results.json
   lowkey eval model.gguf --kv kivi-4 --kv kivi-2 --task gsm8k.jsonl --few-shot 4 --limit 100
   lowkey eval model.gguf --kv 4 --task ours.jsonl --few-shot shots.jsonl --as-chat
+  lowkey eval w4g64 --kv 16+i@bos.safetensors --text wiki.txt --protocol paper
+  lowkey eval model.gguf --kv kivi-2 --choices mmlu.jsonl --few-shot dev.jsonl
+  lowkey eval model.gguf --kv kivi-2+i1 --mt-bench question.jsonl -o kivi-2.jsonl
 )";
 
 constexpr const char* kBenchExamples = R"(Examples:
@@ -53,6 +58,9 @@ constexpr const char* kProbeExamples = R"(Examples:
   lowkey probe model.gguf --text wiki.txt --mode per-token --bits 8,4
   lowkey probe model.gguf --text wiki.txt --kv kivi-4/2:r32,kivi-2:r64
   lowkey probe model.gguf --text wiki.txt --ctx 4k --chunks 4 --report probe.html
+
+  lowkey probe model.gguf --pivots                         which tokens must stay exact
+  lowkey probe model.gguf --pivots --text wiki.txt --against w3g64 --report pivots.html
 
 Errors are sums of |x - x'| over sums of |x|: e_k, e_v of keys and values that are
 packed, e_o of what a layer's attention puts out, with everything before it exact.
@@ -73,6 +81,7 @@ constexpr const char* kInspectExamples = R"(Examples:
   lowkey inspect recipe.json --model model.gguf     a recipe, layer by layer, on that model
   lowkey inspect "0-1=16,*=kivi-4/2:r32"            the same for a short form
   lowkey inspect front.json                         a front: its points, and what each is for
+  lowkey inspect p24.safetensors --model model.gguf an intact prefix, its tokens as text
   lowkey inspect tensors.safetensors --json
 )";
 
@@ -85,7 +94,8 @@ constexpr const char* kConvertExamples = R"(Examples:
   lowkey convert kivi-4/2:r32                                      as JSON, on standard output
 )";
 
-constexpr const char* kVerbs = "run, eval, bench, probe, tune, plan, inspect or convert";
+constexpr const char* kVerbs =
+    "run, eval, bench, probe, tune, calibrate, quantize, plan, inspect or convert";
 
 std::string footer(const char* examples) {
   return fmt::format("{}\n{}", kRecipes, examples);
@@ -155,6 +165,52 @@ void add_run(CLI::App& run, RunOptions& options) {
   run.add_flag("--no-color", options.no_color, "no colours (also: NO_COLOR)");
 }
 
+// What eval measures on: --text (also if nothing is said), --task, --choices, --mt-bench.
+using EvalModes = std::array<CLI::Option*, 4>;
+
+std::string names_of(const std::vector<CLI::Option*>& options) {
+  std::string names;
+  for (size_t i = 0; i < options.size(); ++i) {
+    if (i > 0) names += i + 1 == options.size() ? " or " : ", ";
+    names += options[i]->get_name();
+  }
+  return names;
+}
+
+// Not CLI11's excludes() and needs(), which crowd the help.
+CLI::Option* chosen_mode(const EvalModes& modes) {
+  CLI::Option* chosen = nullptr;
+  for (CLI::Option* mode : modes) {
+    if (mode->empty()) continue;
+    if (chosen) throw CLI::ExcludesError(chosen->get_name(), mode->get_name());
+    chosen = mode;
+  }
+  return chosen ? chosen : modes[0];
+}
+
+std::optional<bool> parse_protocol(const std::string& text) {
+  return text == "paper" ? std::optional(true) : std::nullopt;
+}
+
+std::optional<bool> parse_sampling(const std::string& text) {
+  if (text == "greedy") return false;
+  if (text == "fastchat") return true;
+  return std::nullopt;
+}
+
+// "--bos" alone, or "--bos=ID": a word after a blank would be the model's name.
+CLI::Option* add_bos(CLI::App& app, std::optional<std::string>& target) {
+  return app
+      .add_flag("--bos{model}", target, "chunks begin with the model's BOS token, or with --bos=ID")
+      ->check(CLI::Validator(
+          [](std::string& text) {
+            const bool id = !text.empty() && text.size() < 10 &&
+                            text.find_first_not_of("0123456789") == std::string::npos;
+            return id || text == "model" ? "" : fmt::format("'{}' is not a token's id", text);
+          },
+          ""));
+}
+
 void add_eval(CLI::App& eval, EvalOptions& options) {
   eval.footer(footer(kEvalExamples));
   add_model(eval, options.model);
@@ -165,43 +221,78 @@ void add_eval(CLI::App& eval, EvalOptions& options) {
   auto* task = eval.add_option("--task", options.task,
                                "instead: answer a JSONL file's questions and count right answers")
                    ->type_name("FILE");
-  const std::vector<CLI::Option*> of_text = {
-      text,
-      add_count(eval, "-c,--ctx", options.ctx, "tokens of a chunk; default 1024", 2),
-      add_count(eval, "--stride", options.stride,
-                "tokens from one chunk to the next; default: --ctx, no overlap"),
-      add_count(eval, "--chunks", options.chunks, "at most so many chunks"),
-      add_count(eval, "--tokens", options.tokens, "at most so many tokens of the text"),
-      add_count(eval, "--decode-tokens", options.decode_tokens,
-                "tokens decoded for the speed column; 0: no such column; default 128", 0)};
-  const std::vector<CLI::Option*> of_task = {
-      eval.add_option("--few-shot", options.few_shot,
-                      "of a task: show so many of its examples first, or those of a file")
-          ->type_name("N|FILE"),
-      eval.add_flag("--as-chat", options.as_chat,
-                    "of a task: as turns of the chat template, not as plain text"),
-      add_count(eval, "-n,--max-tokens", options.max_tokens,
-                "of a task: most tokens of an answer; default 256"),
-      add_count(eval, "--limit", options.limit, "of a task: at most so many questions")};
+  auto* choices = eval.add_option("--choices", options.choices,
+                                  "instead: of questions' choices, which is the likeliest")
+                      ->type_name("FILE");
+  auto* mt_bench = eval.add_option("--mt-bench", options.mt_bench,
+                                   "instead: answer MT-Bench's questions, for FastChat's judge")
+                       ->type_name("FILE");
+  const EvalModes modes = {text, task, choices, mt_bench};
+  const std::vector<std::pair<CLI::Option*, std::vector<CLI::Option*>>> belongs = {
+      {add_count(eval, "-c,--ctx", options.ctx, "tokens of a chunk; default 1024", 2), {text}},
+      {add_count(eval, "--stride", options.stride,
+                 "tokens from one chunk to the next; default: --ctx, no overlap"),
+       {text}},
+      {add_count(eval, "--chunks", options.chunks, "at most so many chunks"), {text}},
+      {add_count(eval, "--tokens", options.tokens, "at most so many tokens of the text"), {text}},
+      {add_count(eval, "--decode-tokens", options.decode_tokens,
+                 "tokens decoded for the speed column; 0: no such column; default 128", 0),
+       {text}},
+      {add_bos(eval, options.bos), {text}},
+      {eval.add_option("--begin-with", options.begin_with,
+                       "chunks begin with these tokens: a text, a prefix file's, or 'chat'")
+           ->type_name("TEXT|FILE"),
+       {text}},
+      {add_parsed(eval, "--protocol", options.paper, parse_protocol, "paper",
+                  "paper: IntactKV's; --ctx 2048 --bos")
+           ->type_name("NAME"),
+       {text}},
+      {eval.add_option("--few-shot", options.few_shot,
+                       "of questions: show so many of the file's first, or those of a file")
+           ->type_name("N|FILE"),
+       {task, choices}},
+      {eval.add_flag("--as-chat", options.as_chat,
+                     "of a task: as turns of the chat template, not as plain text"),
+       {task}},
+      {add_count(eval, "-n,--max-tokens", options.max_tokens,
+                 "most tokens of an answer; default 256, for MT-Bench 1024"),
+       {task, mt_bench}},
+      {add_count(eval, "--limit", options.limit, "at most so many questions"),
+       {task, choices, mt_bench}},
+      {eval.add_option("-o,--output", options.output, "MT-Bench's answers; goes on where it ended")
+           ->type_name("FILE"),
+       {mt_bench}},
+      {eval.add_option("--model-id", options.model_id,
+                       "in the answers; default: the model's name and the recipe's")
+           ->type_name("NAME"),
+       {mt_bench}},
+      {add_parsed(eval, "--sampling", options.fastchat_sampling, parse_sampling,
+                  "greedy or fastchat", "greedy, or FastChat's temperatures; default greedy")
+           ->type_name("NAME"),
+       {mt_bench}},
+      {eval.add_option("-s,--seed", options.seed, "of --sampling fastchat; default 0")
+           ->type_name("N"),
+       {mt_bench}}};
   add_weights(eval, options.weights, "f32");
   add_threads(eval, options.threads);
   eval.add_option("--json", options.json_file, "also write one object per recipe to this file")
       ->type_name("FILE");
   eval.add_flag("-v,--verbose", options.verbose, "which kernels and formats are used, on stderr");
   eval.add_flag("--no-color", options.no_color, "no colours (also: NO_COLOR)");
-  // Not CLI11's excludes() and needs(), which crowd the help.
-  eval.callback([&options, task, of_text, of_task] {
-    for (const CLI::Option* option : task->empty() ? of_task : of_text) {
-      if (option->empty()) continue;
-      if (task->empty()) throw CLI::RequiresError(option->get_name(), task->get_name());
-      throw CLI::ExcludesError(option->get_name(), task->get_name());
+  eval.callback([&options, modes, belongs] {
+    const CLI::Option* mode = chosen_mode(modes);
+    for (const auto& [option, of] : belongs) {
+      if (option->empty() || std::find(of.begin(), of.end(), mode) != of.end()) continue;
+      if (mode != modes[0]) throw CLI::ExcludesError(option->get_name(), mode->get_name());
+      throw CLI::RequiresError(option->get_name(), names_of(of));
     }
+    if (options.bos && options.begin_with) throw CLI::ExcludesError("--bos", "--begin-with");
+    if (mode == modes[3] && !options.output) throw CLI::RequiresError("--mt-bench", "-o FILE");
     const char* text_of_environment = std::getenv("LOWKEY_TEXT");
-    if (task->empty() && options.text.empty() && text_of_environment) {
-      options.text = text_of_environment;
-    }
-    if (task->empty() && options.text.empty()) {
-      throw CLI::ValidationError("no --text FILE given, and no --task");
+    if (mode != modes[0]) return;
+    if (options.text.empty() && text_of_environment) options.text = text_of_environment;
+    if (options.text.empty()) {
+      throw CLI::ValidationError("no --text FILE given, and no --task, --choices or --mt-bench");
     }
   });
 }
@@ -291,6 +382,14 @@ void add_probe(CLI::App& probe, ProbeVerbOptions& options) {
       ->type_name("N");
   probe.add_flag("--sensitivity", options.sensitivity,
                  "also KL and perplexity, one layer changed at a time (minutes)");
+  auto* pivots = probe.add_flag("--pivots", options.pivots,
+                                "instead: which tokens must stay exact (IntactKV's prefix)");
+  auto* against = probe
+                      .add_option("--against", options.against,
+                                  "of pivots: a quantized version; its error by prefix length")
+                      ->type_name("DIR");
+  auto* prefix = add_count(probe, "--prefix", options.prefix,
+                           "with --against: exact prefixes up to this length; default 32");
   add_weights(probe, options.weights, "f32");
   add_threads(probe, options.threads);
   probe
@@ -301,6 +400,10 @@ void add_probe(CLI::App& probe, ProbeVerbOptions& options) {
       .add_option("--report", options.report_file, "the same as a page with pictures, to this file")
       ->type_name("FILE.html");
   probe.add_flag("--no-color", options.no_color, "no colours (also: NO_COLOR)");
+  probe.callback([pivots, against, prefix] {
+    if (!against->empty() && pivots->empty()) throw CLI::RequiresError("--against", "--pivots");
+    if (!prefix->empty() && against->empty()) throw CLI::RequiresError("--prefix", "--against");
+  });
 }
 
 void add_plan(CLI::App& plan, PlanOptions& options) {
@@ -338,12 +441,14 @@ void add_inspect(CLI::App& inspect, InspectOptions& options) {
   inspect.footer(footer(kInspectExamples));
   inspect
       .add_option("path", options.path,
-                  "a .gguf or .safetensors file, a Hugging Face folder, a recipe, a front")
+                  "a .gguf or .safetensors file, model folder, recipe, front or prefix")
       ->required()
       ->type_name("PATH");
   add_recipes(inspect, options.kv, "what this costs on the model; may be given again");
   add_count(inspect, "-c,--ctx", options.ctx, "count the cache at this length; default 4096");
-  inspect.add_option("-m,--model", options.model, "apply the recipe to this model's shape")
+  inspect
+      .add_option("-m,--model", options.model,
+                  "apply the recipe, or show the prefix's text, with this model")
       ->type_name("MODEL");
   inspect.add_flag("--json", options.json, "JSON instead of text");
   inspect.add_flag("--no-color", options.no_color, "no colours (also: NO_COLOR)");
@@ -414,9 +519,11 @@ int parse_and_call(int argc, const char* const* argv, const Verbs& verbs, std::o
   BenchOptions bench_options;
   ProbeVerbOptions probe_options;
   TuneVerbOptions tune_options;
+  CalibrateVerbOptions calibrate_options;
   PlanOptions plan_options;
   InspectOptions inspect_options;
   ConvertOptions convert_options;
+  QuantizeVerbOptions quantize_options;
   CLI::App& run = *app.add_subcommand("run", "generate or chat from a quantized cache");
   CLI::App& eval =
       *app.add_subcommand("eval", "one table: what each precision costs in quality and memory");
@@ -424,6 +531,10 @@ int parse_and_call(int argc, const char* const* argv, const Verbs& verbs, std::o
   CLI::App& probe = *app.add_subcommand("probe", "where the error comes from, layer by layer");
   CLI::App& tune =
       *app.add_subcommand("tune", "the best precision for every layer, as a front and a picture");
+  CLI::App& calibrate = *app.add_subcommand(
+      "calibrate", "a prefix that a quantized model keeps exact, trained or not");
+  CLI::App& quantize =
+      *app.add_subcommand("quantize", "weights of 2 to 8 bits, as a folder of their own");
   CLI::App& plan = *app.add_subcommand("plan", "how much memory a model needs, and what fits");
   CLI::App& inspect =
       *app.add_subcommand("inspect", "what a model, a tensor file or a recipe holds");
@@ -433,9 +544,11 @@ int parse_and_call(int argc, const char* const* argv, const Verbs& verbs, std::o
   add_bench(bench, bench_options);
   add_probe(probe, probe_options);
   add_tune(tune, tune_options);
+  add_calibrate(calibrate, calibrate_options);
   add_plan(plan, plan_options);
   add_inspect(inspect, inspect_options);
   add_convert(convert, convert_options);
+  add_quantize(quantize, quantize_options);
 
   if (argc < 2) {
     err << app.help();
@@ -447,7 +560,8 @@ int parse_and_call(int argc, const char* const* argv, const Verbs& verbs, std::o
   };
   const std::string verb = argv[1];
   const bool known = verb == "run" || verb == "eval" || verb == "bench" || verb == "probe" ||
-                     verb == "tune" || verb == "plan" || verb == "inspect" || verb == "convert";
+                     verb == "tune" || verb == "calibrate" || verb == "quantize" ||
+                     verb == "plan" || verb == "inspect" || verb == "convert";
   const std::string help = known ? "lowkey " + verb : "lowkey";
   if (!known && !verb.starts_with('-')) {
     return usage_error(fmt::format("unknown verb '{}': {}", verb, kVerbs), help);
@@ -461,7 +575,9 @@ int parse_and_call(int argc, const char* const* argv, const Verbs& verbs, std::o
                           (eval.parsed() && eval_options.model.empty()) ||
                           (bench.parsed() && bench_options.model.empty()) ||
                           (probe.parsed() && probe_options.model.empty()) ||
-                          (tune.parsed() && tune_options.model.empty());
+                          (tune.parsed() && tune_options.model.empty()) ||
+                          (calibrate.parsed() && calibrate_options.model.empty()) ||
+                          (quantize.parsed() && quantize_options.model.empty());
     const std::string what = !known     ? fmt::format("a verb comes first: {}", kVerbs)
                              : no_model ? "no MODEL given"
                                         : error.what();
@@ -486,6 +602,16 @@ int parse_and_call(int argc, const char* const* argv, const Verbs& verbs, std::o
     }
     tune_options.command = command_text(argc, argv);
     return call("tune", verbs.tune, tune_options);
+  }
+  if (calibrate.parsed()) {
+    const std::string wrong = calibrate_mistake(calibrate_options);
+    if (!wrong.empty()) return usage_error(wrong, help);
+    calibrate_options.command = command_text(argc, argv);
+    return call("calibrate", verbs.calibrate, calibrate_options);
+  }
+  if (quantize.parsed()) {
+    quantize_options.command = command_text(argc, argv);
+    return call("quantize", verbs.quantize, quantize_options);
   }
   if (plan.parsed()) return call("plan", verbs.plan, plan_options);
   if (convert.parsed()) return call("convert", verbs.convert, convert_options);

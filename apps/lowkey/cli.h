@@ -15,9 +15,11 @@ struct Verbs {
   std::function<int(const BenchOptions&)> bench;
   std::function<int(const ProbeVerbOptions&)> probe;
   std::function<int(const TuneVerbOptions&)> tune;
+  std::function<int(const CalibrateVerbOptions&)> calibrate;
   std::function<int(const PlanOptions&)> plan;
   std::function<int(const InspectOptions&)> inspect;
   std::function<int(const ConvertOptions&)> convert;
+  std::function<int(const QuantizeVerbOptions&)> quantize;
 };
 
 inline constexpr int kExitOk = 0;

@@ -46,6 +46,39 @@ CLI::Option* add_count(CLI::App& app, const std::string& name, Target& target,
       ->type_name("N");
 }
 
+inline auto one_of(const std::vector<std::string>& words) {
+  return [words](const std::string& text) -> std::optional<std::string> {
+    for (const std::string& word : words) {
+      if (text == word) return word;
+    }
+    return std::nullopt;
+  };
+}
+
+inline CLI::Option* add_choice(CLI::App& app, const std::string& name, std::string& target,
+                               const std::vector<std::string>& words,
+                               const std::string& description) {
+  std::string list;
+  for (size_t i = 0; i < words.size(); ++i) {
+    list += (i == 0 ? "" : i + 1 == words.size() ? " or " : ", ") + words[i];
+  }
+  return add_parsed(app, name, target, one_of(words), list, description)->type_name("NAME");
+}
+
+inline CLI::Option* add_number(CLI::App& app, const std::string& name,
+                               std::optional<double>& target, const std::string& description) {
+  return app.add_option(name, target, description)->check(within(0.0, 1e9))->type_name("X");
+}
+
+inline CLI::Option* add_files(CLI::App& app, const std::string& name,
+                              std::vector<std::string>& target, const std::string& description) {
+  return app.add_option(name, target, description)
+      ->expected(1)
+      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
+      ->allow_extra_args(false)
+      ->type_name("FILE");
+}
+
 inline CLI::Option* add_weights(CLI::App& app, WeightsOption& target, const char* by_default) {
   const auto parse = [](const std::string& text) -> std::optional<WeightsOption> {
     if (text == "auto") return WeightsOption::kAuto;
@@ -108,6 +141,10 @@ inline CLI::Option* add_threads(CLI::App& app, int& target) {
       ->type_name("N");
 }
 
-void add_tune(CLI::App& tune, TuneVerbOptions& options);  // cli_tune.cc
+void add_tune(CLI::App& tune, TuneVerbOptions& options);                 // cli_tune.cc
+void add_calibrate(CLI::App& calibrate, CalibrateVerbOptions& options);  // cli_calibrate.cc
+// What is wrong with options that do not go together; empty: nothing.
+std::string calibrate_mistake(const CalibrateVerbOptions& options);
+void add_quantize(CLI::App& quantize, QuantizeVerbOptions& options);  // cli_quantize.cc
 
 }  // namespace lowkey

@@ -21,38 +21,6 @@ Examples:
   lowkey run model.gguf --kv tuned/front.json@3.25
 )";
 
-auto one_of(const std::vector<std::string>& words) {
-  return [words](const std::string& text) -> std::optional<std::string> {
-    for (const std::string& word : words) {
-      if (text == word) return word;
-    }
-    return std::nullopt;
-  };
-}
-
-CLI::Option* add_choice(CLI::App& app, const std::string& name, std::string& target,
-                        const std::vector<std::string>& words, const std::string& description) {
-  std::string list;
-  for (size_t i = 0; i < words.size(); ++i) {
-    list += (i == 0 ? "" : i + 1 == words.size() ? " or " : ", ") + words[i];
-  }
-  return add_parsed(app, name, target, one_of(words), list, description)->type_name("NAME");
-}
-
-CLI::Option* add_number(CLI::App& app, const std::string& name, std::optional<double>& target,
-                        const std::string& description) {
-  return app.add_option(name, target, description)->check(within(0.0, 1e9))->type_name("X");
-}
-
-CLI::Option* add_files(CLI::App& app, const std::string& name, std::vector<std::string>& target,
-                       const std::string& description) {
-  return app.add_option(name, target, description)
-      ->expected(1)
-      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
-      ->allow_extra_args(false)
-      ->type_name("FILE");
-}
-
 }  // namespace
 
 void add_tune(CLI::App& tune, TuneVerbOptions& options) {

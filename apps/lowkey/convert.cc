@@ -8,6 +8,7 @@
 
 #include "core/error.h"
 #include "core/files.h"
+#include "engine/prefix_file.h"
 #include "inspect.h"
 #include "model/kv_shape.h"
 #include "recipe/bytes.h"
@@ -124,7 +125,7 @@ std::string to_kvtuner(const Source& source, const ConvertOptions& options, std:
   }
   const ResolvedRecipe resolved = [&] {
     try {
-      return resolve_recipe(source.recipe, *shape);
+      return resolve_recipe(source.recipe, *shape, prefix_tokens(source.recipe));
     } catch (const Error& error) {
       if (options.model) throw;
       fail(error.code(), "{} (for head_dim {}: --model MODEL says which it is)", error.what(),
@@ -153,7 +154,9 @@ std::string summary(const Source& source, const ConvertOptions& options) {
   if (!shape) return fmt::format("{}: written\n", *options.output);
   std::string out = fmt::format("{}: {} layers", *options.output, shape->num_layers);
   if (options.model) {
-    out += fmt::format(", {:.2f} code bits", code_bits(resolve_recipe(source.recipe, *shape)));
+    out +=
+        fmt::format(", {:.2f} code bits",
+                    code_bits(resolve_recipe(source.recipe, *shape, prefix_tokens(source.recipe))));
   } else if (!names_heads(source.recipe)) {
     double bits = 0;
     int32_t left = shape->num_layers;
@@ -173,13 +176,28 @@ std::string summary(const Source& source, const ConvertOptions& options) {
   return out + "\n";
 }
 
+// A recipe's file names its prefix from where it lies itself.
+KvRecipe beside(const Source& source, const std::filesystem::path& output) {
+  KvRecipe recipe = source.recipe;
+  if (!recipe.calibration) return recipe;
+  const std::filesystem::path prefix = recipe.calibration->file;
+  const std::filesystem::path folder = std::filesystem::absolute(output).parent_path();
+  if (prefix.is_relative()) {
+    recipe.calibration->file =
+        std::filesystem::absolute(prefix).lexically_relative(folder).string();
+  }
+  return recipe;
+}
+
 }  // namespace
 
 std::string convert(const ConvertOptions& options) {
   const Source source = read_source(options);
   const bool to_stdout = !options.output || *options.output == "-";
   if (to_stdout) {
-    if (options.model) resolve_recipe(source.recipe, *shape_for(source, options));
+    if (options.model) {
+      resolve_recipe(source.recipe, *shape_for(source, options), prefix_tokens(source.recipe));
+    }
     return recipe_to_json(source.recipe);
   }
   const std::string& output = *options.output;
@@ -190,7 +208,7 @@ std::string convert(const ConvertOptions& options) {
   }
   std::string said = summary(source, options);
   const std::string contents =
-      is_yaml(output) ? to_kvtuner(source, options, said) : recipe_to_json(source.recipe);
+      is_yaml(output) ? to_kvtuner(source, options, said) : recipe_to_json(beside(source, output));
   write_file_atomically(output, contents);
   return said;
 }

@@ -21,9 +21,14 @@ namespace {
 
 constexpr size_t kLongLabel = 16;  // longer recipes get a letter, and a line below the table
 
+int64_t max_tokens(const EvalOptions& options) {
+  return options.max_tokens.value_or(TaskOptions{}.max_tokens);
+}
+
 struct Row {
-  ResolvedRecipe recipe;
+  CacheSpec spec;
   TaskResult result;
+  const ResolvedRecipe& recipe() const { return spec.recipe; }
 };
 
 struct TaskReport {
@@ -40,7 +45,7 @@ struct TaskReport {
     return std::max<int64_t>(1, std::llround(reference().result.cached_tokens));
   }
   double bytes_per_token(const Row& row) const {
-    return static_cast<double>(bytes_at(row.recipe, tokens()).total()) /
+    return static_cast<double>(bytes_at(row.recipe(), tokens()).total()) /
            static_cast<double>(tokens());
   }
 
@@ -52,7 +57,7 @@ struct TaskReport {
     return fmt::format("{} question{}, {}, {}; greedy, at most {} tokens",
                        with_separators(questions()), questions() == 1 ? "" : "s", shots,
                        options.as_chat ? "as chat" : "as text",
-                       with_separators(options.max_tokens));
+                       with_separators(max_tokens(options)));
   }
 
   std::string table(const Terminal& terminal) const {
@@ -71,14 +76,14 @@ struct TaskReport {
     for (const Row& row : rows) {
       const TaskResult& result = row.result;
       table.add_row(
-          {legend.label(row.recipe.label), fmt::format("{:.1f}%", result.accuracy() * 100),
+          {legend.label(row.recipe().label), fmt::format("{:.1f}%", result.accuracy() * 100),
            fmt::format("{:.1f}-{:.1f}%", result.interval.low * 100, result.interval.high * 100),
            fmt::format("{:.1f}%", share(result.correct_strict) * 100),
            &row == &reference() ? ""
                                 : fmt::format("{}", answers_changed(reference().result, result)),
            fmt::format("{:.1f}", result.answer_tokens),
-           fmt::format("{:.2f}", code_bits(row.recipe)),
-           fmt::format("{:.2f}", stored_bits(row.recipe, tokens())),
+           fmt::format("{:.2f}", code_bits(row.recipe())),
+           fmt::format("{:.2f}", stored_bits(row.recipe(), tokens())),
            with_separators(std::llround(bytes_per_token(row))),
            fmt::format("{:.2f}x", bytes_per_token(reference()) / bytes_per_token(row))});
     }
@@ -100,7 +105,7 @@ struct TaskReport {
                            {"stop_reason", stop_reason_name(answer.reason)}});
       }
       array.push_back({
-          {"recipe", row.recipe.label},
+          {"recipe", row.recipe().label},
           {"exact_match", result.accuracy()},
           {"exact_match_low", result.interval.low},
           {"exact_match_high", result.interval.high},
@@ -108,8 +113,8 @@ struct TaskReport {
           {"answers_changed", answers_changed(reference().result, result)},
           {"answer_tokens", result.answer_tokens},
           {"cached_tokens", result.cached_tokens},
-          {"code_bits", code_bits(row.recipe)},
-          {"stored_bits", stored_bits(row.recipe, tokens())},
+          {"code_bits", code_bits(row.recipe())},
+          {"stored_bits", stored_bits(row.recipe(), tokens())},
           {"bytes_per_token", bytes_per_token(row)},
           {"bits_at_tokens", tokens()},
           {"task", task.name},
@@ -117,7 +122,7 @@ struct TaskReport {
           {"questions", questions()},
           {"shots", task.shots.size()},
           {"format", options.as_chat ? "chat" : "text"},
-          {"max_tokens", options.max_tokens},
+          {"max_tokens", max_tokens(options)},
           {"answers", std::move(answers)},
       });
     }
@@ -135,7 +140,7 @@ struct TaskReport {
 int eval_task(const EvalOptions& options) {
   const Terminal terminal = detect_terminal(stdout, options.no_color);
   // What is wrong is said at once, not after loading.
-  for (const std::string& text : options.kv) parse_recipe(text);
+  for (const std::string& text : options.kv) checked_recipe(text);
   const Task task = read_task(*options.task, options.few_shot);
   TaskReport report{options, task, sha256_hex(read_file(*options.task, kMaxTaskBytes)), {}};
 
@@ -151,9 +156,9 @@ int eval_task(const EvalOptions& options) {
       task_prompts(engine, task, options.as_chat ? PromptForm::kChat : PromptForm::kText,
                    options.limit.value_or(0));
   TaskOptions task_options;
-  task_options.max_tokens = options.max_tokens;
+  task_options.max_tokens = max_tokens(options);
   for (Row& row : report.rows) {
-    row.result = answer_task(engine.model(), engine.tokenizer(), prompts, row.recipe, task_options,
+    row.result = answer_task(engine.model(), engine.tokenizer(), prompts, row.spec, task_options,
                              bar.callback());
   }
   bar.clear();

@@ -111,6 +111,7 @@ std::string inspect_gguf(const InspectOptions& options, const std::string& why_n
 std::string inspect_safetensors(const InspectOptions& options, const Terminal& terminal) {
   refuse_kv(options);
   const SafetensorsFile file = SafetensorsFile::open(options.path);
+  if (file.metadata().contains("lowkey_prefix")) return inspect_prefix(options, terminal);
   if (options.json) {
     Json json;
     json["kind"] = "safetensors";

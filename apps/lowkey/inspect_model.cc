@@ -4,9 +4,11 @@
 #include <nlohmann/json.hpp>
 
 #include "core/error.h"
+#include "engine/prefix_file.h"
 #include "inspect.h"
 #include "kv_cost.h"
 #include "model/kv_shape.h"
+#include "model/simulation.h"
 #include "tensor_summary.h"
 #include "units.h"
 
@@ -123,8 +125,9 @@ std::vector<KvCost> costs_of(const ModelFile& model, const InspectOptions& optio
   const KvShape shape = kv_shape(model.config());
   const int64_t ctx = context_of(model, options);
   std::vector<KvCost> costs;
-  for (const std::string& recipe : options.kv) {
-    costs.push_back(kv_cost(parse_recipe(recipe), shape, ctx));
+  for (const std::string& text : options.kv) {
+    const KvRecipe recipe = parse_recipe(text);
+    costs.push_back(kv_cost(recipe, shape, ctx, prefix_tokens(recipe)));
   }
   if (!options.kv.empty()) return costs;
   for (const char* recipe : kUsualRecipes) {
@@ -147,6 +150,14 @@ Json model_json(const ModelFile& model, const InspectOptions& options) {
   json["path"] = model.path().string();
   json["format"] = model.format() == ModelFormat::kGguf ? "gguf" : "huggingface";
   json["fingerprint"] = model.fingerprint();
+  if (const QuantizationInfo* const info = model.quantization()) {
+    json["quantization"] = {
+        {"method", info->method}, {"bits", info->bits},
+        {"group", info->group},   {"activation_bits", config.activation_bits},
+        {"source", info->source}, {"source_fingerprint", model.source_fingerprint()},
+        {"text", info->text},     {"command", info->command},
+        {"notes", info->notes}};
+  }
   json["architecture"] = config.architecture;
   json["name"] = config.name;
   json["num_layers"] = config.num_layers;
@@ -165,6 +176,7 @@ Json model_json(const ModelFile& model, const InspectOptions& options) {
     for (const LayerConfig& layer : config.layers) json["windows"].push_back(layer.window);
   }
   if (const std::string text = experts_text(config); !text.empty()) json["experts"] = text;
+  if (const std::string text = simulation_text(config); !text.empty()) json["simulated"] = text;
   json["tied_embeddings"] = config.tied_embeddings;
   json["weight_bytes"] = model.weight_bytes();
   json["tensor_types"] = tensor_types_json(all_tensors(model));
@@ -176,6 +188,19 @@ Json model_json(const ModelFile& model, const InspectOptions& options) {
   json["ctx"] = context_of(model, options);
   json["kv_cache"] = kv_cost_json(costs_of(model, options));
   return json;
+}
+
+// Empty but for folders that `lowkey quantize` wrote.
+std::string quantization_text(const ModelFile& model) {
+  const QuantizationInfo* const info = model.quantization();
+  if (!info) return "";
+  std::string text = fmt::format(
+      "{}, {} bits, {}", info->method, info->bits,
+      info->group == 0 ? "a scale for each row" : fmt::format("groups of {}", info->group));
+  text += ", of " + info->source;
+  if (!info->text.empty())
+    text += fmt::format(", on {} x {} tokens of {}", info->samples, info->context, info->text);
+  return text;
 }
 
 Facts architecture_facts(const ModelFile& model) {
@@ -195,10 +220,16 @@ Facts architecture_facts(const ModelFile& model) {
     facts.emplace_back("windows", text);
   if (const std::string text = experts_text(config); !text.empty())
     facts.emplace_back("experts", text);
+  if (const std::string text = simulation_text(config); !text.empty())
+    facts.emplace_back("simulated", text);
   facts.emplace_back("embeddings",
                      fmt::format("{} tokens, {}", with_separators(config.vocab_size),
                                  config.tied_embeddings ? "tied to the head" : "own head"));
   facts.emplace_back("weights", human_bytes(model.weight_bytes()));
+  if (const std::string text = quantization_text(model); !text.empty()) {
+    facts.emplace_back("quantized", text);
+    facts.emplace_back("source", model.source_fingerprint());
+  }
   facts.emplace_back("fingerprint", model.fingerprint());
   return facts;
 }

@@ -5,6 +5,7 @@
 #include <optional>
 
 #include "core/error.h"
+#include "engine/prefix_file.h"
 #include "inspect.h"
 #include "kv_cost.h"
 #include "model/kv_shape.h"
@@ -66,7 +67,8 @@ void for_each_row(const KvRecipe& recipe, Visit visit) {
 Facts recipe_facts(const KvRecipe& recipe) {
   Facts facts;
   if (const auto text = short_form(recipe)) facts.emplace_back("short form", *text);
-  facts.emplace_back("intact prefix", recipe.intact_prefix == 0 ? "none"
+  facts.emplace_back("intact prefix", recipe.intact_prefix == 0
+                                          ? (recipe.calibration ? "its file's tokens" : "none")
                                       : recipe.intact_prefix == 1
                                           ? "first token"
                                           : fmt::format("first {} tokens", recipe.intact_prefix));
@@ -74,8 +76,10 @@ Facts recipe_facts(const KvRecipe& recipe) {
   if (recipe.protect != 0) facts.emplace_back("protect", fmt::format("{} tokens", recipe.protect));
   if (recipe.score_correction) facts.emplace_back("score correction", "yes");
   if (recipe.calibration) {
-    facts.emplace_back("calibration", fmt::format("{} (sha256 {})", recipe.calibration->file,
-                                                  recipe.calibration->sha256));
+    const std::string& sha256 = recipe.calibration->sha256;
+    facts.emplace_back(
+        "prefix from",
+        recipe.calibration->file + (sha256.empty() ? "" : fmt::format(" (sha256 {})", sha256)));
   }
   const Provenance& from = recipe.provenance;
   if (!from.command.empty()) facts.emplace_back("made by", from.command);
@@ -123,7 +127,7 @@ std::string inspect_recipe(const KvRecipe& recipe, const InspectOptions& options
   if (options.model) {
     const ModelFile model = ModelFile::open(*options.model);
     head_dim = model.config().head_dim;
-    cost = kv_cost(recipe, kv_shape(model.config()), ctx);
+    cost = kv_cost(recipe, kv_shape(model.config()), ctx, prefix_tokens(recipe));
   }
   if (options.json) return recipe_json(recipe, head_dim, ctx, cost).dump(2) + "\n";
 

@@ -11,8 +11,8 @@
 
 namespace lowkey {
 
-KvCost kv_cost(const KvRecipe& recipe, const KvShape& shape, int64_t ctx) {
-  const ResolvedRecipe resolved = resolve_recipe(recipe, shape);
+KvCost kv_cost(const KvRecipe& recipe, const KvShape& shape, int64_t ctx, int64_t prefix_tokens) {
+  const ResolvedRecipe resolved = resolve_recipe(recipe, shape, prefix_tokens);
   const int64_t plain = bytes_at(resolve_recipe(parse_recipe("16"), shape), ctx).total();
   KvCost cost;
   cost.recipe = resolved.label;

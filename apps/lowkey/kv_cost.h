@@ -18,8 +18,9 @@ struct KvCost {
   double compression = 0;  // 16-bit bytes / these, at ctx
 };
 
-// Throws Error as resolve_recipe.
-KvCost kv_cost(const KvRecipe& recipe, const KvShape& shape, int64_t ctx);
+// prefix_tokens: of the prefix's file that the recipe names. Throws Error as resolve_recipe.
+KvCost kv_cost(const KvRecipe& recipe, const KvShape& shape, int64_t ctx,
+               int64_t prefix_tokens = 0);
 
 std::string kv_cost_text(const std::vector<KvCost>& costs, int64_t ctx, const Terminal& terminal);
 nlohmann::ordered_json kv_cost_json(const std::vector<KvCost>& costs);

@@ -19,8 +19,14 @@ int main(int argc, char** argv) {
 #ifdef LOWKEY_HAVE_PROBE
   verbs.probe = lowkey::probe_verb;
 #endif
+#ifdef LOWKEY_HAVE_QUANTIZE
+  verbs.quantize = lowkey::quantize_verb;
+#endif
 #ifdef LOWKEY_HAVE_TUNE
   verbs.tune = lowkey::tune_verb;
+#endif
+#ifdef LOWKEY_HAVE_CALIBRATE
+  verbs.calibrate = lowkey::calibrate_verb;
 #endif
   return lowkey::run_cli(argc, argv, verbs, std::cout, std::cerr);
 }

@@ -38,10 +38,12 @@ bool countable(int64_t bytes, int64_t batch) {
 
 }  // namespace
 
-MemoryPlan::MemoryPlan(const KvRecipe& recipe, const ModelConfig& config, int64_t weight_bytes)
-    : recipe_(resolve_recipe(recipe, kv_shape(config))),
+MemoryPlan::MemoryPlan(const KvRecipe& recipe, const ModelConfig& config, int64_t weight_bytes,
+                       int64_t prefix_tokens)
+    : recipe_(resolve_recipe(recipe, kv_shape(config), prefix_tokens)),
       config_(config),
-      weight_bytes_(weight_bytes) {}
+      weight_bytes_(weight_bytes),
+      prefix_shared_(prefix_tokens > 0 && prefix_tokens == recipe_.intact_prefix) {}
 
 MemoryNeed MemoryPlan::need(int64_t ctx, int64_t batch) const {
   if (batch < 1 || batch > kMaxPlannedBatch) {
@@ -53,7 +55,8 @@ MemoryNeed MemoryPlan::need(int64_t ctx, int64_t batch) const {
     fail(ErrorCode::kInvalidArgument, "{} sequences of {} bytes: more than can be counted", batch,
          one.total());
   }
-  need.kv = {one.pages * batch, one.windows * batch, one.prefix * batch};
+  need.kv = {one.pages * batch, one.windows * batch,
+             prefix_shared_ ? one.prefix : one.prefix * batch};
   need.weights = weight_bytes_;
   need.workspace = workspace_bytes(config_, ctx, batch);
   return need;

@@ -25,8 +25,11 @@ struct MemoryNeed {
 // A recipe on a model, at any length and batch.
 class MemoryPlan {
  public:
-  // Throws Error as resolve_recipe.
-  MemoryPlan(const KvRecipe& recipe, const ModelConfig& config, int64_t weight_bytes);
+  // prefix_tokens: of the prefix's file that the recipe names (engine/prefix_file.h). Its keys and
+  // values lie in memory once for all sequences, unless the recipe keeps more tokens exact. Throws
+  // Error as resolve_recipe.
+  MemoryPlan(const KvRecipe& recipe, const ModelConfig& config, int64_t weight_bytes,
+             int64_t prefix_tokens = 0);
 
   const ResolvedRecipe& recipe() const { return recipe_; }
 
@@ -45,6 +48,7 @@ class MemoryPlan {
   ResolvedRecipe recipe_;
   ModelConfig config_;
   int64_t weight_bytes_;
+  bool prefix_shared_;
 };
 
 // What a step needs besides weights and cache, at its highest: activations of a piece of a prompt

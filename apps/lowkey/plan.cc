@@ -10,6 +10,7 @@
 
 #include "architectures.h"
 #include "core/error.h"
+#include "engine/prefix_file.h"
 #include "memory_plan.h"
 #include "model/kv_shape.h"
 #include "plan_front.h"
@@ -97,7 +98,8 @@ class Report {
 
  private:
   Row row(const std::string& recipe, double total16) const {
-    const MemoryPlan plan(parse_recipe(recipe), model_.config, model_.weight_bytes);
+    const KvRecipe parsed = parse_recipe(recipe);
+    const MemoryPlan plan(parsed, model_.config, model_.weight_bytes, prefix_tokens(parsed));
     Row row;
     row.recipe = recipe;
     row.code_bits = code_bits(plan.recipe());

@@ -18,6 +18,7 @@
 #include "model_options.h"
 #include "probe/probe_json.h"
 #include "probe/sensitivity.h"
+#include "probe_pivots.h"
 #include "progress_bar.h"
 #include "report/report.h"
 #include "table.h"
@@ -276,6 +277,7 @@ class Report {
 }  // namespace
 
 int probe_verb(const ProbeVerbOptions& options) {
+  if (options.pivots) return probe_pivots(options);
   const Terminal terminal = detect_terminal(stdout, options.no_color);
   // What can be refused is, before the model is loaded.
   const std::vector<LayerCandidate> candidates = candidates_of(options);

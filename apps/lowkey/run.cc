@@ -9,6 +9,7 @@
 
 #include "core/error.h"
 #include "core/files.h"
+#include "engine/prefix_file.h"
 #include "engine/session.h"
 #include "interrupt.h"
 #include "model_options.h"
@@ -56,8 +57,8 @@ class Runner {
         engine_(options.model,
                 {weight_storage(options.weights), options.threads, options.ctx.value_or(0)},
                 bar_.callback()),
-        recipe_(bound_recipe()),
-        session_(engine_, recipe_) {
+        spec_(bound_recipe()),
+        session_(engine_, spec_) {
     bar_.clear();
     generate_.sampling = sampling_options(options.sampling, engine_.file().generation());
     generate_.max_tokens = options.max_tokens.value_or(0);
@@ -130,16 +131,29 @@ class Runner {
  private:
   enum class ReadResult : uint8_t { kLine, kEnd, kInterrupted };
 
-  ResolvedRecipe bound_recipe() {
+  CacheSpec bound_recipe() {
     if (!choice_) return recipe_for(options_.kv, engine_);
     bar_.clear();
     const std::string name = front_model_name(engine_.file().path());
     if (const auto other = other_model(choice_->front, name, engine_.file().config().num_layers)) {
       note(fmt::format("lowkey: warning: {}: {}", choice_->file, *other));
     }
-    ResolvedRecipe recipe = resolve_recipe(choice_->recipe(), engine_.kv_shape());
-    recipe.label = options_.kv;
-    return recipe;
+    CacheSpec spec = cache_spec(choice_->recipe(), engine_.file());
+    spec.recipe.label = options_.kv;
+    return spec;
+  }
+
+  std::string prefix_name() const { return parse_recipe(options_.kv).calibration->file; }
+
+  // Once, and again where prompts come to begin otherwise.
+  void say_prefix(const GenerateResult& result) {
+    if (result.prefix_use == said_prefix_) return;
+    said_prefix_ = result.prefix_use;
+    const bool matched = result.prefix_use == PrefixUse::kMatched;
+    note(fmt::format("prefix: {} token{} from {}, {}", result.prefix_tokens,
+                     result.prefix_tokens == 1 ? "" : "s", prefix_name(),
+                     matched ? "matched: the prompt begins with them"
+                             : "prepended: the prompt does not begin with them"));
   }
 
   // The recipe as it was asked for and, of a front, what its point was measured to lose.
@@ -179,15 +193,18 @@ class Runner {
     };
     const GenerateResult result = session_.generate(tokens, generate_, on_text, bar_.callback());
     bar_.clear();
-    if (!options_.json) say("\n");
+    if (!options_.json) {
+      say("\n");
+      say_prefix(result);
+    }
     return result;
   }
 
   CacheFigures cache_figures() const {
     const int64_t length = session_.length();
     const ResolvedRecipe full = resolve_recipe(parse_recipe("16"), engine_.kv_shape());
-    return {bytes_at(recipe_, length).total(), bytes_at(full, length).total(),
-            stored_bits(recipe_, length)};
+    return {bytes_at(spec_.recipe, length).total(), bytes_at(full, length).total(),
+            stored_bits(spec_.recipe, length)};
   }
 
   std::string closing_line(const GenerateResult& result) const {
@@ -229,6 +246,12 @@ class Runner {
         {"stored_bits", cache.stored_bits},
         {"seed", generate_.sampling.seed},
     };
+    if (result.prefix_use != PrefixUse::kNone) {
+      json["prefix"] = {
+          {"file", prefix_name()},
+          {"tokens", result.prefix_tokens},
+          {"use", result.prefix_use == PrefixUse::kMatched ? "matched" : "prepended"}};
+    }
     if (choice_) {
       const FrontPoint& point = choice_->point();
       json["front"] = {{"file", choice_->file},
@@ -277,8 +300,9 @@ class Runner {
   ProgressBar bar_;
   InterruptGuard interrupt_;
   Engine engine_;
-  ResolvedRecipe recipe_;
+  CacheSpec spec_;
   Session session_;
+  PrefixUse said_prefix_ = PrefixUse::kNone;
   GenerateOptions generate_;
   std::vector<ChatMessage> messages_;
   std::string input_, line_;
@@ -302,7 +326,7 @@ int run_verb(const RunOptions& asked) {
   if (const auto reference = parse_front_reference(options.kv)) {
     choice = choose_point(*reference);
   } else {
-    parse_recipe(options.kv);
+    checked_recipe(options.kv);
   }
   Runner runner(options, std::move(choice));
   return prompt ? runner.once(*prompt) : runner.chat();

@@ -41,7 +41,7 @@ struct Arm {
   std::unique_ptr<KvCache> cache;
   // One token short of the depth: a fork's first step copies the page that is open and is not
   // timed.
-  std::map<int64_t, KvSequence> filled;  // by depth > 0
+  std::map<int64_t, KvSequence> filled;  // by depth > 0, and than the prefix is long
 };
 
 class SpeedTest {
@@ -52,8 +52,7 @@ class SpeedTest {
         hidden_(static_cast<size_t>(engine.file().config().hidden_size)),
         logits_(static_cast<size_t>(engine.file().config().vocab_size)) {}
 
-  std::vector<SpeedRow> run(const std::vector<ResolvedRecipe>& recipes,
-                            const ProgressFn& progress) {
+  std::vector<SpeedRow> run(const std::vector<CacheSpec>& recipes, const ProgressFn& progress) {
     plan(recipes);
     fill(recipes, progress);
     const auto per_repetition = static_cast<int64_t>(rows_.size());
@@ -72,7 +71,7 @@ class SpeedTest {
   }
 
  private:
-  void plan(const std::vector<ResolvedRecipe>& recipes) {
+  void plan(const std::vector<CacheSpec>& recipes) {
     for (size_t recipe = 0; recipe < recipes.size(); ++recipe) {
       for (const int64_t depth : options_.depths) {
         for (const int64_t tokens : options_.prompt) add_row(recipes, recipe, false, tokens, depth);
@@ -94,38 +93,39 @@ class SpeedTest {
     }
   }
 
-  void add_row(const std::vector<ResolvedRecipe>& recipes, size_t recipe, bool generates,
-               int64_t tokens, int64_t depth) {
+  void add_row(const std::vector<CacheSpec>& recipes, size_t recipe, bool generates, int64_t tokens,
+               int64_t depth) {
     if (tokens == 0) return;
     SpeedRow row;
     row.recipe = recipe;
     row.generates = generates;
     row.tokens = tokens;
     row.depth = depth;
-    const int64_t length = depth + tokens;
+    const CacheSpec& spec = recipes[recipe];
+    const int64_t length = std::max(depth, spec.prefix_tokens()) + tokens;
     if (length > engine_.max_context()) {
       fail(ErrorCode::kInvalidArgument, "{} at a depth of {}: the model's context is {} tokens",
            row.test(), depth, engine_.max_context());
     }
-    row.kv_bytes_per_token = static_cast<double>(bytes_at(recipes[recipe], length).total()) /
-                             static_cast<double>(length);
+    row.kv_bytes_per_token =
+        static_cast<double>(bytes_at(spec.recipe, length).total()) / static_cast<double>(length);
     rows_.push_back(std::move(row));
   }
 
-  void fill(const std::vector<ResolvedRecipe>& recipes, const ProgressFn& progress) {
+  void fill(const std::vector<CacheSpec>& recipes, const ProgressFn& progress) {
     const std::vector<int64_t> depths = ascending(options_.depths);
-    for (const ResolvedRecipe& recipe : recipes) {
+    for (const CacheSpec& spec : recipes) {
       Arm arm;
-      arm.cache = std::make_unique<KvCache>(recipe);
+      arm.cache = std::make_unique<KvCache>(spec);
       KvSequence sequence = arm.cache->new_sequence();
       for (const int64_t depth : depths) {
-        if (depth == 0) continue;
+        if (depth <= spec.prefix_tokens()) continue;
         const auto first = static_cast<size_t>(sequence.length());
         const auto count = static_cast<size_t>(depth - 1) - first;
         if (count > 0) {
           prefill(engine_.model(), sequence, std::span(tokens_).subspan(first, count),
                   RowsWanted::kNone, nullptr, progress,
-                  fmt::format("filling the cache ({})", recipe.label));
+                  fmt::format("filling the cache ({})", spec.recipe.label));
         }
         arm.filled.emplace(depth, sequence.fork());
       }
@@ -140,8 +140,9 @@ class SpeedTest {
   }
 
   KvSequence at_depth(Arm& arm, int64_t depth) {
-    if (depth == 0) return arm.cache->new_sequence();
-    KvSequence sequence = arm.filled.at(depth).fork();
+    const auto filled = arm.filled.find(depth);
+    if (filled == arm.filled.end()) return arm.cache->new_sequence();
+    KvSequence sequence = filled->second.fork();
     step(sequence, tokens_[static_cast<size_t>(depth - 1)]);
     return sequence;
   }
@@ -190,7 +191,7 @@ double SpeedRow::stddev() const {
   return std::sqrt(squares / static_cast<double>(tokens_per_second.size() - 1));
 }
 
-std::vector<SpeedRow> measure_speed(Engine& engine, const std::vector<ResolvedRecipe>& recipes,
+std::vector<SpeedRow> measure_speed(Engine& engine, const std::vector<CacheSpec>& recipes,
                                     const SpeedOptions& options, const ProgressFn& progress) {
   return SpeedTest(engine, options).run(recipes, progress);
 }

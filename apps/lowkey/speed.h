@@ -39,9 +39,10 @@ struct SpeedRow {
 // Rows by recipe, depth, prompt tests, generation tests, each in the order asked for. Every
 // repetition goes through all of them before the next one begins, so that a machine that slows down
 // slows every recipe; one repetition more, in which fewer tokens are run, comes first and is not
-// counted. A cache is filled to each depth once and forked from there. Throws Error
-// kInvalidArgument where a test outgrows the context, or nothing is left to measure.
-std::vector<SpeedRow> measure_speed(Engine& engine, const std::vector<ResolvedRecipe>& recipes,
+// counted. A cache is filled to each depth once and forked from there; one that begins with a
+// prefix starts at its length or at the depth, what is more. Throws Error kInvalidArgument where a
+// test outgrows the context, or nothing is left to measure.
+std::vector<SpeedRow> measure_speed(Engine& engine, const std::vector<CacheSpec>& recipes,
                                     const SpeedOptions& options, const ProgressFn& progress);
 
 }  // namespace lowkey

@@ -128,22 +128,6 @@ nlohmann::json sources_of(const TuneVerbOptions& flags) {
   return sources;
 }
 
-nlohmann::json to_json(const Conversation& conversation) {
-  nlohmann::json messages = nlohmann::json::array();
-  for (const ChatMessage& message : conversation.messages) {
-    messages.push_back({{"role", message.role}, {"content", message.content}});
-  }
-  return {{"name", conversation.name}, {"messages", messages}};
-}
-
-Conversation conversation_from(const nlohmann::json& json) {
-  Conversation conversation{json.at("name"), {}};
-  for (const nlohmann::json& message : json.at("messages")) {
-    conversation.messages.push_back({message.at("role"), message.at("content")});
-  }
-  return conversation;
-}
-
 // Answered examples in front of a question and its own answer: chain-of-thought as the papers
 // calibrate with, one document per question.
 std::vector<Conversation> example_conversations(const TuneVerbOptions& flags) {
@@ -333,23 +317,6 @@ Probed probe_or_remember(Engine& engine, const CalibrationSets& sets,
   return probed;
 }
 
-std::vector<Conversation> converse_or_remember(const TuneVerbOptions& flags, tune::Journal& journal,
-                                               const ProgressFn& progress) {
-  std::vector<Conversation> conversations;
-  for (const nlohmann::json& record : journal.records()) {
-    if (!record.contains("conversations")) continue;
-    for (const nlohmann::json& item : record.at("conversations")) {
-      conversations.push_back(conversation_from(item));
-    }
-    return conversations;
-  }
-  conversations = conversations_of(flags, progress);
-  nlohmann::json list = nlohmann::json::array();
-  for (const Conversation& conversation : conversations) list.push_back(to_json(conversation));
-  journal.append({{"conversations", list}});
-  return conversations;
-}
-
 // LOWKEY_LOST_AFTER_MS: for tests, and for machines that stall longer than ours.
 std::chrono::milliseconds lost_after(std::chrono::milliseconds usual) {
   const char* text = std::getenv("LOWKEY_LOST_AFTER_MS");
@@ -428,8 +395,9 @@ int tune_verb(const TuneVerbOptions& flags) {
     bar.clear();
     fmt::print(stderr, "the journal's last line was torn; its trial is measured again\n");
   }
-  const CalibrationSets sets =
-      documents_of(flags, engine, converse_or_remember(flags, journal, progress));
+  const CalibrationSets sets = documents_of(flags, engine, remembered_conversations(journal, [&] {
+                                              return conversations_of(flags, progress);
+                                            }));
   const Probed probed = probe_or_remember(engine, sets, options, journal, progress);
 
   tune::Measurer measurer(engine, sets, task_of(flags, engine));

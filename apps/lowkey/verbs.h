@@ -44,20 +44,33 @@ struct RunOptions {
 
 struct EvalOptions {
   std::string model;
-  std::vector<std::string> kv;      // measured besides 16, which is always the reference
-  std::string text;                 // a file; empty: `task`
-  std::optional<std::string> task;  // questions and answers, JSONL
-  std::string few_shot;             // with task: "", a number, or a file
-  bool as_chat = false;             // with task: turns of the chat template, not plain text
-  int64_t max_tokens = 256;         // with task: of each answer
-  std::optional<int64_t> limit;     // with task: at most so many questions
-  int64_t ctx = 1024;
+  std::vector<std::string> kv;  // measured besides 16, which is always the reference
+  // What is measured on; one of the four.
+  std::string text;                     // a file; empty: another of them
+  std::optional<std::string> task;      // questions and answers, JSONL
+  std::optional<std::string> choices;   // questions with choices, JSONL
+  std::optional<std::string> mt_bench;  // MT-Bench's questions, JSONL
+  // With text.
+  std::optional<int64_t> ctx;             // absent: 1024, or the protocol's
   std::optional<int64_t> stride;          // absent: ctx, so that chunks do not overlap
   std::optional<int64_t> chunks, tokens;  // how much of the text; absent: all
+  std::optional<std::string> bos;         // each chunk's first token: "model", or an id
+  std::optional<std::string> begin_with;  // each chunk's first tokens (prompt_beginning.h)
+  bool paper = false;                     // IntactKV's protocol
+  int64_t decode_tokens = 128;            // measured for the speed column; 0: no such column
+  // With questions.
+  std::string few_shot;               // "", a number, or a file
+  bool as_chat = false;               // turns of the chat template, not plain text
+  std::optional<int64_t> max_tokens;  // of each answer; absent: 256, MT-Bench's 1024
+  std::optional<int64_t> limit;       // at most so many questions
+  // With mt_bench.
+  std::optional<std::string> output;    // a file of answers, which is gone on with
+  std::optional<std::string> model_id;  // in the answers; absent: of the model's and recipe's names
+  bool fastchat_sampling = false;       // FastChat's temperatures, not greedy
+  uint64_t seed = 0;
   WeightsOption weights = WeightsOption::kF32;
   int threads = 0;
   std::optional<std::string> json_file;
-  int64_t decode_tokens = 128;  // measured for the speed column; 0: no such column
   bool verbose = false;
   bool no_color = false;
 };
@@ -117,6 +130,40 @@ struct TuneVerbOptions {
   bool no_color = false;
 };
 
+// `lowkey calibrate`. Words are checked where they are parsed.
+struct CalibrateVerbOptions {
+  std::string model;            // the 16-bit one
+  std::string command;          // as typed, for provenance
+  std::string what = "intact";  // intact, prefix
+  std::string out;              // a prefix file
+  std::string prefix;           // calibrate/prefix_ids.h; empty: the usual one
+  std::optional<int64_t> length;
+  std::optional<std::string> name;     // for people
+  int32_t bits = 16;                   // of each number of the prefix
+  std::optional<std::string> student;  // a quantized version; absent: nothing is trained
+  // What it is trained on; none of them: conversations that the model has with itself.
+  std::vector<std::string> texts;
+  std::vector<std::string> chats;
+  int64_t samples = 128;
+  int64_t heldout = 16;
+  int64_t tokens = 512;  // of each sample, at most
+  // How.
+  std::string loss = "layers";  // layers, kl, answers
+  int64_t steps = 80;
+  int64_t accumulation = 16;
+  double learning_rate = 2e-4;
+  double weight_decay = 0.0;
+  double clip = 0.3;
+  int64_t evaluate_every = 8;
+  int64_t patience = 5;
+  uint64_t seed = 1;
+  std::optional<int64_t> target_memory;  // bytes; absent: a quarter of what there is
+  WeightsOption weights = WeightsOption::kAuto;
+  int threads = 0;
+  std::optional<std::string> json_file, report_file;
+  bool no_color = false;
+};
+
 struct ProbeVerbOptions {
   std::string model;
   std::optional<std::string> text;  // a file
@@ -124,10 +171,13 @@ struct ProbeVerbOptions {
   std::vector<int32_t> bits = {8, 4, 2};
   std::vector<std::string> kv;  // candidates by their short forms, instead of mode and bits
   int64_t ctx = 1024;
-  int64_t chunks = 2;        // at most
-  int64_t queries = 256;     // per chunk
-  int32_t intact = 1;        // first tokens of a chunk, exact under every candidate
-  bool sensitivity = false;  // also KL and perplexity, one layer at a time
+  int64_t chunks = 2;                  // at most
+  int64_t queries = 256;               // per chunk
+  int32_t intact = 1;                  // first tokens of a chunk, exact under every candidate
+  bool sensitivity = false;            // also KL and perplexity, one layer at a time
+  bool pivots = false;                 // instead: which tokens must stay exact
+  std::optional<std::string> against;  // with pivots: a quantized version of the model
+  int64_t prefix = 32;                 // with against: exact prefixes of up to so many tokens
   WeightsOption weights = WeightsOption::kF32;
   int threads = 0;
   std::optional<std::string> json_file, report_file;
@@ -163,13 +213,36 @@ struct ConvertOptions {
   std::optional<std::string> model;   // whose shape the recipe must fit
 };
 
+struct QuantizeVerbOptions {
+  std::string model, output;
+  std::string method = "rtn";
+  int64_t bits = 4, group = 128;  // group 0: the whole row
+  bool f32_params = false;
+  int64_t activation_bits = 16;
+  std::optional<double> activation_clip;  // of a token's largest; nothing: the method's own
+  std::string rounding = "nearest";
+  double alpha = 0.5;  // SmoothQuant's
+  int64_t epochs = 20;
+  double learning_rate = 5e-3;
+  std::optional<std::string> text;
+  int64_t samples = 128, ctx = 512;
+  uint64_t seed = 1;
+  bool force = false;
+  int threads = 0;
+  std::optional<std::string> json_file;
+  bool no_color = false;
+  std::string command;  // what was typed after the verb
+};
+
 int run_verb(const RunOptions& options);
 int eval_verb(const EvalOptions& options);
 int bench_verb(const BenchOptions& options);
 int tune_verb(const TuneVerbOptions& flags);
+int calibrate_verb(const CalibrateVerbOptions& options);
 int probe_verb(const ProbeVerbOptions& options);
 int plan_verb(const PlanOptions& options);
 int inspect_verb(const InspectOptions& options);
 int convert_verb(const ConvertOptions& options);
+int quantize_verb(const QuantizeVerbOptions& flags);
 
 }  // namespace lowkey

@@ -42,6 +42,14 @@ class CliTest : public testing::Test {
       tune_ = options;
       return kExitOk;
     };
+    verbs_.calibrate = [this](const CalibrateVerbOptions& options) {
+      calibrate_ = options;
+      return kExitOk;
+    };
+    verbs_.quantize = [this](const QuantizeVerbOptions& options) {
+      quantize_ = options;
+      return kExitOk;
+    };
     verbs_.plan = [this](const PlanOptions& options) {
       plan_ = options;
       return kExitOk;
@@ -69,6 +77,8 @@ class CliTest : public testing::Test {
   std::optional<BenchOptions> bench_;
   std::optional<ProbeVerbOptions> probe_;
   std::optional<TuneVerbOptions> tune_;
+  std::optional<CalibrateVerbOptions> calibrate_;
+  std::optional<QuantizeVerbOptions> quantize_;
   std::optional<PlanOptions> plan_;
   std::optional<InspectOptions> inspect_;
   std::optional<ConvertOptions> convert_;
@@ -187,7 +197,7 @@ TEST_F(CliTest, EvalTakesRecipesInOrder) {
   EXPECT_EQ(eval_->model, "m.gguf");
   EXPECT_THAT(eval_->kv, ElementsAre("8", "0=8,*=kivi-2"));
   EXPECT_EQ(eval_->text, "t.txt");
-  EXPECT_EQ(eval_->ctx, 1024);
+  EXPECT_FALSE(eval_->ctx);
   EXPECT_EQ(eval_->stride, 512);
   EXPECT_EQ(eval_->chunks, 3);
   EXPECT_EQ(eval_->tokens, 10240);
@@ -222,8 +232,40 @@ TEST_F(CliTest, EvalTakesATask) {
   EXPECT_EQ(eval_->limit, 100);
   ASSERT_EQ(call({"eval", "m", "--task", "q.jsonl"}), kExitOk) << err_.str();
   EXPECT_EQ(eval_->few_shot, "");
-  EXPECT_EQ(eval_->max_tokens, 256);
-  EXPECT_FALSE(eval_->as_chat || eval_->limit);
+  EXPECT_FALSE(eval_->max_tokens || eval_->as_chat || eval_->limit);
+}
+
+TEST_F(CliTest, EvalBeginsChunksAsItIsTold) {
+  // The word after --bos is the model, not an id.
+  ASSERT_EQ(call({"eval", "--bos", "m", "--text", "t"}), kExitOk) << err_.str();
+  EXPECT_EQ(eval_->bos, "model");
+  EXPECT_EQ(eval_->model, "m");
+  ASSERT_EQ(call({"eval", "m", "--text", "t", "--bos=17"}), kExitOk) << err_.str();
+  EXPECT_EQ(eval_->bos, "17");
+  ASSERT_EQ(call({"eval", "m", "--text", "t", "--begin-with", "chat"}), kExitOk) << err_.str();
+  EXPECT_EQ(eval_->begin_with, "chat");
+  EXPECT_FALSE(eval_->bos || eval_->paper);
+  ASSERT_EQ(call({"eval", "m", "--text", "t", "--protocol", "paper"}), kExitOk) << err_.str();
+  EXPECT_TRUE(eval_->paper);
+  EXPECT_FALSE(eval_->ctx);
+}
+
+TEST_F(CliTest, EvalTakesChoicesAndMtBench) {
+  ASSERT_EQ(call({"eval", "m", "--choices", "c.jsonl", "--few-shot", "5", "--limit", "9"}), kExitOk)
+      << err_.str();
+  EXPECT_EQ(eval_->choices, "c.jsonl");
+  EXPECT_EQ(eval_->few_shot, "5");
+  EXPECT_EQ(eval_->limit, 9);
+  ASSERT_EQ(call({"eval", "m", "--mt-bench", "q.jsonl", "-o", "a.jsonl", "--model-id", "x",
+                  "--sampling", "fastchat", "--seed", "42", "-n", "64"}),
+            kExitOk)
+      << err_.str();
+  EXPECT_EQ(eval_->mt_bench, "q.jsonl");
+  EXPECT_EQ(eval_->output, "a.jsonl");
+  EXPECT_EQ(eval_->model_id, "x");
+  EXPECT_TRUE(eval_->fastchat_sampling);
+  EXPECT_EQ(eval_->seed, 42u);
+  EXPECT_EQ(eval_->max_tokens, 64);
 }
 
 TEST_F(CliTest, Inspect) {
@@ -278,10 +320,66 @@ TEST_F(CliTest, Convert) {
   EXPECT_EQ(convert_->as, ImportPreset::kPerToken);
 }
 
+TEST_F(CliTest, CalibrateOptions) {
+  ASSERT_EQ(call({"calibrate", "m.gguf", "-o", "p.safetensors"}), kExitOk) << err_.str();
+  EXPECT_EQ(calibrate_->what, "intact");
+  EXPECT_EQ(calibrate_->out, "p.safetensors");
+  EXPECT_EQ(calibrate_->prefix, "");
+  EXPECT_EQ(calibrate_->samples, 128);
+  EXPECT_EQ(calibrate_->tokens, 512);
+  EXPECT_EQ(calibrate_->steps, 80);
+  EXPECT_EQ(calibrate_->learning_rate, 2e-4);
+  EXPECT_EQ(calibrate_->clip, 0.3);
+  EXPECT_EQ(calibrate_->accumulation, 16);
+  EXPECT_FALSE(calibrate_->student);
+  ASSERT_EQ(
+      call({"calibrate",       "m",        "-o",        "p", "--what", "prefix", "--length", "64",
+            "--prefix",        "text:a b", "--student", "s", "--loss", "kl",     "--chats",  "a",
+            "--chats",         "b",        "--kv-bits", "4", "--lr",   "1e-3",   "--steps",  "0",
+            "--target-memory", "2GiB"}),
+      kExitOk)
+      << err_.str();
+  EXPECT_EQ(calibrate_->length, 64);
+  EXPECT_EQ(calibrate_->chats, (std::vector<std::string>{"a", "b"}));
+  EXPECT_EQ(calibrate_->bits, 4);
+  EXPECT_EQ(calibrate_->steps, 0);
+  EXPECT_EQ(calibrate_->target_memory, int64_t{2} << 30);
+  EXPECT_THAT(calibrate_->command, HasSubstr("--prefix 'text:a b'"));
+}
+
+TEST_F(CliTest, QuantizeOptions) {
+  ASSERT_EQ(call({"quantize", "m.gguf", "-o", "out"}), kExitOk) << err_.str();
+  EXPECT_EQ(quantize_->model, "m.gguf");
+  EXPECT_EQ(quantize_->output, "out");
+  EXPECT_EQ(quantize_->method, "rtn");
+  EXPECT_EQ(quantize_->bits, 4);
+  EXPECT_EQ(quantize_->group, 128);
+  EXPECT_EQ(quantize_->samples, 128);
+  EXPECT_EQ(quantize_->ctx, 512);
+  EXPECT_FALSE(quantize_->text);
+  EXPECT_FALSE(quantize_->force);
+  ASSERT_EQ(call({"quantize",  "m",          "--method", "quarot",     "-b",   "3",      "-g",
+                  "0",         "--act-bits", "4",        "--rounding", "gptq", "--text", "a b.txt",
+                  "--samples", "16",         "-c",       "1k",         "-s",   "7",      "--force",
+                  "-o",        "out",        "--json",   "r.json"}),
+            kExitOk)
+      << err_.str();
+  EXPECT_EQ(quantize_->bits, 3);
+  EXPECT_EQ(quantize_->group, 0);
+  EXPECT_EQ(quantize_->activation_bits, 4);
+  EXPECT_EQ(quantize_->rounding, "gptq");
+  EXPECT_EQ(quantize_->samples, 16);
+  EXPECT_EQ(quantize_->ctx, 1024);
+  EXPECT_EQ(quantize_->seed, 7u);
+  EXPECT_TRUE(quantize_->force);
+  EXPECT_THAT(quantize_->command, HasSubstr("--text 'a b.txt'"));
+}
+
 TEST_F(CliTest, HelpOfEveryVerbHasExamplesAndGoesToOut) {
   ASSERT_EQ(call({"--help"}), kExitOk);
   EXPECT_THAT(out_.str(), HasSubstr("inspect"));
-  for (const char* verb : {"run", "eval", "bench", "probe", "tune", "plan", "inspect", "convert"}) {
+  for (const char* verb : {"run", "eval", "bench", "probe", "tune", "calibrate", "quantize", "plan",
+                           "inspect", "convert"}) {
     ASSERT_EQ(call({verb, "--help"}), kExitOk) << verb;
     EXPECT_THAT(out_.str(), HasSubstr("Examples:\n  lowkey " + std::string(verb))) << verb;
     EXPECT_THAT(out_.str(), HasSubstr("kivi-4")) << verb;
@@ -289,7 +387,8 @@ TEST_F(CliTest, HelpOfEveryVerbHasExamplesAndGoesToOut) {
     std::istringstream lines(out_.str());
     for (std::string line; std::getline(lines, line);) EXPECT_LE(line.size(), 100u) << line;
   }
-  EXPECT_FALSE(run_ || eval_ || probe_ || tune_ || plan_ || inspect_ || convert_);
+  EXPECT_FALSE(run_ || eval_ || probe_ || tune_ || calibrate_ || quantize_ || plan_ || inspect_ ||
+               convert_);
 }
 
 TEST_F(CliTest, Version) {
@@ -313,19 +412,20 @@ class CliRefuses : public CliTest, public testing::WithParamInterface<Wrong> {};
 TEST_P(CliRefuses, WithTwoAndAPointerToHelp) {
   EXPECT_EQ(call(GetParam().arguments), kExitUsage);
   const std::string verb = GetParam().arguments[0];
-  const std::set<std::string> verbs{"run",  "eval", "bench",   "probe",
-                                    "tune", "plan", "inspect", "convert"};
+  const std::set<std::string> verbs{"run",       "eval", "bench",   "probe",   "tune",
+                                    "calibrate", "plan", "inspect", "convert", "quantize"};
   const bool known = verbs.contains(verb);
   EXPECT_EQ(err_.str(), std::string("lowkey: error: ") + GetParam().message + "\nSee 'lowkey " +
                             (known ? verb + " " : "") + "--help'.\n");
   EXPECT_THAT(out_.str(), IsEmpty());
-  EXPECT_FALSE(run_ || eval_ || probe_ || tune_ || plan_ || inspect_ || convert_);
+  EXPECT_FALSE(run_ || eval_ || probe_ || tune_ || calibrate_ || quantize_ || plan_ || inspect_ ||
+               convert_);
 }
 
 INSTANTIATE_TEST_SUITE_P(
     Usage, CliRefuses,
     testing::Values(
-        Wrong{{"probe"}, "no MODEL given"},
+        Wrong{{"probe"}, "no MODEL given"}, Wrong{{"quantize", "-o", "x"}, "no MODEL given"},
         Wrong{{"probe", "m", "--mode", "group"}, "--mode: 'group' is not kivi or per-token"},
         Wrong{{"probe", "m", "--bits", "8,5"},
               "--bits: '8,5' is not a list of 8, 4, 3 and 2, such as 4,2"},
@@ -333,9 +433,28 @@ INSTANTIATE_TEST_SUITE_P(
         Wrong{{"probe", "m", "--ctx", "1"},
               "-c,--ctx: '1' is not a count of at least 2, such as 4096 or 32k"},
         Wrong{{"chat"},
-              "unknown verb 'chat': run, eval, bench, probe, tune, plan, inspect or convert"},
+              "unknown verb 'chat': run, eval, bench, probe, tune, calibrate, quantize, plan, "
+              "inspect or convert"},
         Wrong{{"--bogus"},
-              "a verb comes first: run, eval, bench, probe, tune, plan, inspect or convert"},
+              "a verb comes first: run, eval, bench, probe, tune, calibrate, quantize, plan, "
+              "inspect or convert"},
+        Wrong{{"calibrate"}, "no MODEL given"}, Wrong{{"calibrate", "m"}, "--out is required"},
+        Wrong{{"calibrate", "m", "-o", "p", "--what", "kv"},
+              "--what: 'kv' is not intact or prefix"},
+        Wrong{{"calibrate", "m", "-o", "p", "--kv-bits", "5"},
+              "--kv-bits: '5' is not 16, 8, 4, 3 or 2"},
+        Wrong{{"calibrate", "m", "-o", "p", "--weights", "packed"},
+              "--weights: 'packed' is not auto, f32 or bf16"},
+        Wrong{{"calibrate", "m", "-o", "p", "--text", "t"},
+              "--text and --chats are for training, which needs --student DIR"},
+        Wrong{{"calibrate", "m", "-o", "p", "--report", "r"},
+              "--report shows a training, which needs --student DIR"},
+        Wrong{{"calibrate", "m", "-o", "p", "--length", "8"},
+              "--length is for --what prefix: an intact prefix is as long as --prefix says"},
+        Wrong{{"calibrate", "m", "-o", "p", "--what", "prefix", "--student", "s"},
+              "--what prefix needs --length N"},
+        Wrong{{"calibrate", "m", "-o", "p", "--what", "prefix", "--length", "8"},
+              "--what prefix needs --student DIR: a prefix that is not trained is --what intact"},
         Wrong{{"tune"}, "no MODEL given"}, Wrong{{"tune", "m"}, "--out is required"},
         Wrong{{"tune", "m", "-o", "d", "--mode", "best"},
               "--mode: 'best' is not kivi, per-token or both"},
@@ -366,13 +485,27 @@ INSTANTIATE_TEST_SUITE_P(
         Wrong{{"convert"}, "input is required"},
         Wrong{{"convert", "p.yaml", "--as", "nvfp4"}, "--as: 'nvfp4' is not kivi or per-token"},
         Wrong{{"run"}, "no MODEL given"}, Wrong{{"eval"}, "no MODEL given"},
-        Wrong{{"eval", "m"}, "no --text FILE given, and no --task"},
+        Wrong{{"eval", "m"}, "no --text FILE given, and no --task, --choices or --mt-bench"},
         Wrong{{"eval", "m", "--text", "t", "--task", "q"}, "--text excludes --task"},
-        Wrong{{"eval", "m", "--text", "t", "--limit", "3"}, "--limit requires --task"},
-        Wrong{{"eval", "m", "--text", "t", "--few-shot", "3"}, "--few-shot requires --task"},
+        Wrong{{"eval", "m", "--text", "t", "--limit", "3"},
+              "--limit requires --task, --choices or --mt-bench"},
+        Wrong{{"eval", "m", "--text", "t", "--few-shot", "3"},
+              "--few-shot requires --task or --choices"},
         Wrong{{"eval", "m", "--text", "t", "--as-chat"}, "--as-chat requires --task"},
-        Wrong{{"eval", "m", "--text", "t", "-n", "9"}, "--max-tokens requires --task"},
+        Wrong{{"eval", "m", "--text", "t", "-n", "9"},
+              "--max-tokens requires --task or --mt-bench"},
         Wrong{{"eval", "m", "--task", "q", "--stride", "9"}, "--stride excludes --task"},
+        Wrong{{"eval", "m", "--choices", "q", "-n", "9"}, "--max-tokens excludes --choices"},
+        Wrong{{"eval", "m", "--choices", "q", "--bos"}, "--bos excludes --choices"},
+        Wrong{{"eval", "m", "--task", "q", "--choices", "q"}, "--task excludes --choices"},
+        Wrong{{"eval", "m", "--mt-bench", "q"}, "--mt-bench requires -o FILE"},
+        Wrong{{"eval", "m", "--text", "t", "--bos", "--begin-with", "a"},
+              "--bos excludes --begin-with"},
+        Wrong{{"eval", "m", "--text", "t", "--bos=x"}, "--bos: 'x' is not a token's id"},
+        Wrong{{"eval", "m", "--text", "t", "--protocol", "mine"},
+              "--protocol: 'mine' is not paper"},
+        Wrong{{"probe", "m", "--against", "d"}, "--against requires --pivots"},
+        Wrong{{"probe", "m", "--pivots", "--prefix", "9"}, "--prefix requires --against"},
         Wrong{{"eval", "m", "--task", "q", "--limit", "0"},
               "--limit: '0' is not a count of at least 1, such as 4096 or 32k"},
         Wrong{{"inspect"}, "path is required"},

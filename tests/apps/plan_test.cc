@@ -116,6 +116,20 @@ TEST(MemoryPlan, KivisExperimentOnAScaledDownModel) {
   EXPECT_NEAR(total("16") / total("kivi-2"), 2.02, 0.01);
 }
 
+// A prefix's file lies in memory once, unless the recipe keeps more tokens exact in each sequence.
+TEST(MemoryPlan, CountsASharedPrefixOnce) {
+  const ModelConfig config = config_of(3, 2, 64);
+  const auto kv = [&](const char* text, int64_t tokens, int64_t batch) {
+    return MemoryPlan(parse_recipe(text), config, 0, tokens).need(1000, batch).kv;
+  };
+  const int64_t one = int64_t{24} * 3 * 2 * 64 * 2 * 2;  // tokens, layers, heads, K and V in f16
+  EXPECT_EQ(kv("4+i@p", 24, 1).prefix, one);
+  EXPECT_EQ(kv("4+i@p", 24, 8).prefix, one);
+  EXPECT_EQ(kv("4+i24", 0, 8).prefix, 8 * one);
+  EXPECT_EQ(kv("4+i24", 12, 8).prefix, 8 * one);
+  EXPECT_EQ(kv("4+i@p", 24, 8).pages, kv("4+i24", 0, 8).pages);
+}
+
 TEST(MemoryPlan, WhatFitsIsTheMost) {
   const ModelConfig config = config_of(2, 2, 64);
   constexpr int64_t kWeights = 5'000'000;

@@ -34,8 +34,8 @@ class SpeedTest : public testing::Test {
     std::filesystem::remove(file_);
   }
 
-  static std::vector<ResolvedRecipe> recipes(const std::vector<std::string>& texts) {
-    std::vector<ResolvedRecipe> resolved;
+  static std::vector<CacheSpec> recipes(const std::vector<std::string>& texts) {
+    std::vector<CacheSpec> resolved;
     for (const std::string& text : texts) {
       resolved.push_back(resolve_recipe(parse_recipe(text), engine_->kv_shape()));
     }
@@ -49,7 +49,7 @@ std::filesystem::path SpeedTest::file_;
 std::unique_ptr<Engine> SpeedTest::engine_;
 
 TEST_F(SpeedTest, MeasuresEveryTestOfEveryRecipe) {
-  const std::vector<ResolvedRecipe> two = recipes({"16", "kivi-4:r32"});
+  const std::vector<CacheSpec> two = recipes({"16", "kivi-4:r32"});
   const std::vector<SpeedRow> rows =
       measure_speed(*engine_, two,
                     {.prompt = {8, 40}, .generate = {3}, .depths = {0, 200}, .repetitions = 2}, {});
@@ -61,7 +61,7 @@ TEST_F(SpeedTest, MeasuresEveryTestOfEveryRecipe) {
     EXPECT_THAT(row.tokens_per_second, Each(Gt(0.0)));
     const int64_t length = row.depth + row.tokens;
     EXPECT_DOUBLE_EQ(row.kv_bytes_per_token * static_cast<double>(length),
-                     static_cast<double>(bytes_at(two[row.recipe], length).total()));
+                     static_cast<double>(bytes_at(two[row.recipe].recipe, length).total()));
   }
   EXPECT_THAT(
       tests, ElementsAre("0 pp8@0", "0 pp40@0", "0 tg3@0", "0 pp8@200", "0 pp40@200", "0 tg3@200",

@@ -7,6 +7,8 @@
 
 #include "core/error.h"
 #include "eval/answers.h"
+#include "eval/choice_file.h"
+#include "eval/mt_bench_file.h"
 #include "eval/task_file.h"
 
 namespace {
@@ -29,11 +31,44 @@ void check_judging(std::string_view text) {
   LOWKEY_CHECK(judge(text, answer).given.size() <= text.size());
 }
 
+// The same text as questions with choices, as MT-Bench's, and as answers to these.
+void check_other_files(std::string_view text) {
+  using namespace lowkey;
+  try {
+    for (const ChoiceExample& example : parse_choices(text, "fuzz")) {
+      LOWKEY_CHECK(example.choices.size() >= 2 && example.gold >= 0 &&
+                   static_cast<size_t>(example.gold) < example.choices.size());
+      for (const ChoiceStyle style : {ChoiceStyle::kText, ChoiceStyle::kLetters}) {
+        LOWKEY_CHECK(!choice_prompt(example, style).empty());
+        const auto gold = static_cast<size_t>(example.gold);
+        LOWKEY_CHECK(choice_continuation(example, style, gold).size() > 1);
+      }
+    }
+  } catch (const Error& error) {
+    LOWKEY_CHECK(error.code() == ErrorCode::kInvalidArgument, "{}", error.what());
+  }
+  const MtBenchSettings settings = {"a", "b", "16", "f32", "greedy", 0, 1};
+  try {
+    for (const MtBenchQuestion& question : parse_mt_bench(text, "fuzz")) {
+      const std::string line = mt_bench_answer_line(question, question.turns, settings, 0);
+      LOWKEY_CHECK(parse_mt_bench_answers(line, "own", settings).ids.count(question.id) == 1);
+    }
+  } catch (const Error& error) {
+    LOWKEY_CHECK(error.code() == ErrorCode::kInvalidArgument, "{}", error.what());
+  }
+  try {
+    LOWKEY_CHECK(parse_mt_bench_answers(text, "fuzz", settings).bytes <= text.size());
+  } catch (const Error& error) {
+    LOWKEY_CHECK(error.code() == ErrorCode::kInvalidArgument, "{}", error.what());
+  }
+}
+
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const std::string_view text(reinterpret_cast<const char*>(data), size);
   check_judging(text);
+  check_other_files(text);
   try {
     const std::vector<lowkey::TaskExample> examples = lowkey::parse_task(text, "fuzz");
     LOWKEY_CHECK(!examples.empty());

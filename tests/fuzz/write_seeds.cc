@@ -93,6 +93,20 @@ void write_safetensors(const std::filesystem::path& folder) {
   names.write(folder / "escaped_name");
 }
 
+void write_prefix(const std::filesystem::path& folder) {
+  SafetensorsWriter prefix;
+  prefix.metadata = {{"lowkey_prefix", "1"},
+                     {"model_sha256", std::string(64, 'a')},
+                     {"tokenizer_sha256", std::string(64, '0')},
+                     {"tokens", "[1, 250]"},
+                     {"name", "two"}};
+  for (const char* name : {"layers.0.k", "layers.0.v", "layers.1.k", "layers.1.v"}) {
+    prefix.add_tensor(name, "F16", {2, 1, 2}, "12345678");
+  }
+  prefix.add_tensor("hidden", "F32", {1}, "1234");
+  prefix.write(folder / "two_layers");
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -103,7 +117,9 @@ int main(int argc, char** argv) {
   const std::filesystem::path corpus = argv[1];
   std::filesystem::create_directories(corpus / "gguf");
   std::filesystem::create_directories(corpus / "safetensors");
+  std::filesystem::create_directories(corpus / "prefix");
   write_gguf(corpus / "gguf");
   write_safetensors(corpus / "safetensors");
+  write_prefix(corpus / "prefix");
   return 0;
 }
