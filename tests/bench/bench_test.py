@@ -205,6 +205,37 @@ def worked(lowkey: str, write_model: str) -> None:
         assert bad.returncode == 1 and "nonsense" in bad.stderr and "Traceback" not in bad.stderr, bad
 
 
+def intact(lowkey: str, write_model: str) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = pathlib.Path(name)
+        model, text = str(folder / "tiny.gguf"), folder / "text"
+        run(write_model, model)
+        text.write_text("".join(chr(33 + i * i % 31) for i in range(700)))
+        command = [sys.executable, "-m", "intact.bench", "--lowkey", lowkey, "--model", model, "--text", str(text)]
+        command += ["--threads", "2", "--ctx", "128", "--chunks", "2", "--work", str(folder / "work")]
+        command += ["--methods", "rtn", "--weights", "3g32,2g32", "--tables", "weights,caches", "--json", "-"]
+        found = json.loads(run(*command))
+        names = ["full", "rtn W3g32", "rtn W2g32"]
+        assert [row["weights"] for row in found["weights"]] == names, found
+        full, *rounded = found["weights"]
+        # Exact weights lose nothing without a prefix and gain nothing by one.
+        assert abs(full["change %"]) < 0.01, full
+        for row in rounded:
+            assert abs(row["none"] / full["none"] - 1) > 1e-5 and row["none"] != row["[B]"], (full, row)
+        assert len(found["caches"]) == 3 * 6 and {row["kv"] for row in found["caches"]} > {"8", "2"}, found
+        # What was measured is not measured again; what is new is.
+        made = sorted(path.name for path in (folder / "work").iterdir())
+        times = {path: path.stat().st_mtime_ns for path in (folder / "work").iterdir()}
+        assert json.loads(run(*command)) == found
+        assert {path: path.stat().st_mtime_ns for path in times} == times, made
+        printed = run(*command[:-2], "--markdown")
+        assert "| rtn W2g32 |" in printed and all(len(line) <= 100 for line in printed.splitlines()[1:]), printed
+        bad = subprocess.run(
+            [*command, "--methods", "no"], env=environment(), capture_output=True, text=True, check=False
+        )
+        assert bad.returncode == 1 and "not one of" in bad.stderr and "Traceback" not in bad.stderr, bad
+
+
 def stack(bench: str) -> None:
     # Small enough for milliseconds, large enough for every arm to have two sequences and more than a chunk of pages.
     shape = ["--budget", "0.004", "--layers", "2", "--heads", "2", "--head-dim", "64", "--context", "700"]
@@ -248,7 +279,7 @@ def main() -> None:
     of_generation.add_argument("--lowkey", required=True)
     of_generation.add_argument("--write-model", required=True)
     kinds.add_parser("large").add_argument("--lowkey", required=True)
-    for kind in ("quality", "worked"):
+    for kind in ("quality", "worked", "intact"):
         on_model = kinds.add_parser(kind)
         on_model.add_argument("--lowkey", required=True)
         on_model.add_argument("--write-model", required=True)
@@ -261,6 +292,8 @@ def main() -> None:
         large(arguments.lowkey)
     elif arguments.kind == "quality":
         quality(arguments.lowkey, arguments.write_model)
+    elif arguments.kind == "intact":
+        intact(arguments.lowkey, arguments.write_model)
     elif arguments.kind == "worked":
         worked(arguments.lowkey, arguments.write_model)
     else:
