@@ -40,7 +40,7 @@ void add_quantize(CLI::App& quantize, QuantizeVerbOptions& options) {
                     "scales and minima as f32 numbers, matrices written as floats: a\n"
                     "simulation, for figures of papers");
   add_count(quantize, "--act-bits", options.activation_bits,
-            "of the matrices' inputs, where a method rounds them; default 16: not at all", 2);
+            "of what matrices are given, where a method rounds it; default 16", 2);
   quantize
       .add_option("--rounding", options.rounding, "after quarot: nearest or gptq; default nearest")
       ->type_name("HOW");
