@@ -164,7 +164,7 @@ bool names_prefix(std::string_view file) {
     return false;
   if (file.find(".json@") != file.npos) return false;
   return std::none_of(file.begin(), file.end(),
-                      [](char c) { return (c >= 0 && c < 0x20) || c == 0x7f; });
+                      [](char c) { return static_cast<unsigned char>(c) < 0x20 || c == 0x7f; });
 }
 
 class Parser {
