@@ -146,8 +146,7 @@ class KvSequence {
   int64_t nearest_restorable(int64_t length) const;
   // Forgets tokens beyond `length`. False, changing nothing, if that state no longer exists
   // (packing forgets; pages behind a layer's window are given up; the cache's prefix stays):
-  // recompute from
-  // nearest_restorable().
+  // recompute from nearest_restorable().
   [[nodiscard]] bool truncate(int64_t length);
 
   // The packed bytes, parameters and exact rows that define the state of one side of one head, in a
