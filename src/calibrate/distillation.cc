@@ -91,9 +91,8 @@ at::Tensor Distillation::layers_loss(const std::vector<at::Tensor>& outputs, con
                                      const Targets& targets) const {
   at::Tensor sum = at::zeros({}, at::kFloat);
   for (size_t layer = 0; layer < outputs.size(); ++layer) {
-    const at::Tensor difference =
-        rows_of(outputs[layer], sample.rows) - targets[layer].to(at::kFloat);
-    sum = sum + 0.5 * difference.square().mean();
+    const at::Tensor goal = targets[layer].to(at::kFloat);
+    sum = sum + 0.5 * at::mse_loss(rows_of(outputs[layer], sample.rows), goal);
   }
   return sum;
 }

@@ -2,6 +2,7 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <utility>
@@ -15,6 +16,10 @@ namespace lowkey {
 static_assert(TurningOps<ExactOps>);
 
 namespace {
+
+// Queries that are computed together. Keys that lie after all of them are not multiplied: of a text
+// from its beginning that is nearly half.
+constexpr int64_t kQueryRows = 128;
 
 at::Tensor copy_of(const std::vector<float>& values, at::IntArrayRef shape) {
   return at::from_blob(const_cast<float*>(values.data()), shape, at::kFloat).clone();
@@ -61,7 +66,7 @@ void ExactOps::begin(std::span<const int32_t> tokens, const ExactPrefix& prefix)
   prefix_ = prefix;
   main_ = angles_of(RopeUse::kMain);
   local_ = angles_of(RopeUse::kLocal);
-  masks_.clear();
+  blocks_.clear();
 }
 
 ExactOps::Angles ExactOps::angles_of(RopeUse use) const {
@@ -93,29 +98,33 @@ ExactOps::Value ExactOps::rope(const Value& x, int32_t num_heads, RopeUse use) {
   return turned_heads(heads, angles.cos, angles.sin).view(x.sizes());
 }
 
-const at::Tensor& ExactOps::mask(int32_t window) {
-  at::Tensor& mask = masks_[window];
-  if (mask.defined()) return mask;
+const std::vector<ExactOps::Block>& ExactOps::blocks(int32_t window) {
+  std::vector<Block>& blocks = blocks_[window];
   const int64_t before = prefix_.length(), rows = step_.num_rows();
-  // How far back each key lies: negative for those still to come.
-  const at::Tensor distance =
-      positions(before, rows).unsqueeze(1) - positions(0, before + rows).unsqueeze(0);
-  at::Tensor hidden = distance < 0;
-  if (window > 0) hidden = hidden.logical_or(distance >= window);
-  mask = at::zeros({rows, before + rows}, at::kFloat)
-             .masked_fill(hidden, -std::numeric_limits<float>::infinity());
-  if (config_.alibi) mask = with_alibi(mask);
-  return mask;
-}
-
-// [num_kv_heads, query heads of one * rows, keys], as attend() lays its queries out.
-at::Tensor ExactOps::with_alibi(const at::Tensor& mask) const {
-  const int64_t rows = mask.size(0), keys = mask.size(1), before = keys - rows;
-  const at::Tensor distance =
-      positions(0, keys).unsqueeze(0) - positions(before, rows).unsqueeze(1);
-  const at::Tensor slopes =
-      copy_of(alibi_slopes_, {config_.num_qo_heads, 1, 1}) * config_.attention_scale;
-  return (slopes * distance + mask).view({config_.num_kv_heads, -1, keys});
+  for (int64_t first = blocks.empty() ? 0 : rows; first < rows; first += kQueryRows) {
+    Block block;
+    block.first = first;
+    block.count = std::min(kQueryRows, rows - first);
+    if (window > 0) block.first_key = std::max<int64_t>(0, before + first - window + 1);
+    block.keys = before + first + block.count - block.first_key;
+    // How far back each key lies: negative for those still to come.
+    const at::Tensor distance = positions(before + first, block.count).unsqueeze(1) -
+                                positions(block.first_key, block.keys).unsqueeze(0);
+    at::Tensor hidden = distance < 0;
+    if (window > 0) hidden = hidden.logical_or(distance >= window);
+    block.bias = at::zeros({block.count, block.keys}, at::kFloat)
+                     .masked_fill(hidden, -std::numeric_limits<float>::infinity());
+    const int64_t kv_heads = config_.num_kv_heads, group = config_.num_qo_heads / kv_heads;
+    if (config_.alibi) {
+      const at::Tensor slopes =
+          copy_of(alibi_slopes_, {config_.num_qo_heads, 1, 1}) * config_.attention_scale;
+      block.bias = (block.bias - slopes * distance).view({kv_heads, -1, block.keys});
+    } else {
+      block.bias = block.bias.repeat({group, 1}).unsqueeze(0);
+    }
+    blocks.push_back(std::move(block));
+  }
+  return blocks;
 }
 
 ExactOps::Value ExactOps::attend(int32_t layer, const Value& q, const Value& k, const Value& v) {
@@ -129,23 +138,29 @@ ExactOps::Value ExactOps::attend(int32_t layer, const Value& q, const Value& k, 
   };
   const at::Tensor keys = all(prefix_.k, k), values = all(prefix_.v, v);
   // The query heads of one KV head are rows beside each other: fewer, larger products.
-  const at::Tensor queries = q.view({rows, kv_heads, group, dim})
-                                 .permute({1, 2, 0, 3})
-                                 .reshape({kv_heads, group * rows, dim});
-  at::Tensor bias = mask(config_.layers[at_layer].window);
-  if (bias.dim() == 2) bias = bias.repeat({group, 1}).unsqueeze(0);
-  at::Tensor out;  // [kv_heads, group * rows, dim]
-  if (config_.attention_softcap == 0.0) {
-    out = at::scaled_dot_product_attention(queries.unsqueeze(0), keys.unsqueeze(0),
-                                           values.unsqueeze(0), bias.unsqueeze(0), /*dropout_p=*/0,
-                                           /*is_causal=*/false, config_.attention_scale)
-              .squeeze(0);
-  } else {
-    const double cap = config_.attention_softcap;
-    const at::Tensor scores = at::matmul(queries, keys.transpose(1, 2)) * config_.attention_scale;
-    out = at::matmul(at::softmax(cap * at::tanh(scores / cap) + bias, -1), values);
+  const at::Tensor queries = q.view({rows, kv_heads, group, dim}).permute({1, 2, 0, 3});
+  std::vector<at::Tensor> outputs;  // [rows of the block, kv_heads, group, dim]
+  for (const Block& block : blocks(config_.layers[at_layer].window)) {
+    const at::Tensor asked =
+        queries.narrow(2, block.first, block.count).reshape({kv_heads, group * block.count, dim});
+    const at::Tensor block_keys = keys.narrow(1, block.first_key, block.keys);
+    const at::Tensor block_values = values.narrow(1, block.first_key, block.keys);
+    at::Tensor out;  // [kv_heads, group * rows, dim]
+    if (config_.attention_softcap == 0.0) {
+      out = at::scaled_dot_product_attention(asked.unsqueeze(0), block_keys.unsqueeze(0),
+                                             block_values.unsqueeze(0), block.bias.unsqueeze(0),
+                                             /*dropout_p=*/0, /*is_causal=*/false,
+                                             config_.attention_scale)
+                .squeeze(0);
+    } else {
+      const double cap = config_.attention_softcap;
+      const at::Tensor scores =
+          at::matmul(asked, block_keys.transpose(1, 2)) * config_.attention_scale;
+      out = at::matmul(at::softmax(cap * at::tanh(scores / cap) + block.bias, -1), block_values);
+    }
+    outputs.push_back(out.view({kv_heads, group, block.count, dim}).permute({2, 0, 1, 3}));
   }
-  return out.view({kv_heads, group, rows, dim}).permute({2, 0, 1, 3}).reshape({rows, q.size(1)});
+  return at::cat(outputs, 0).reshape({rows, q.size(1)});
 }
 
 const Routing& ExactOps::route(const Value& x, const Linear& router) {

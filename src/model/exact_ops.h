@@ -101,9 +101,15 @@ class ExactOps : private ExactOpsParts, private AtenOps {
     at::Tensor cos, sin;  // [rows, 1, half_dim]
   };
   Angles angles_of(RopeUse use) const;
-  // What is added to scores [rows, prefix + rows] of a layer with such a window: 0 or -infinity.
-  const at::Tensor& mask(int32_t window);
-  at::Tensor with_alibi(const at::Tensor& mask) const;
+  // Some queries of the step, the keys that they see, and what is added to their scores: 0 or
+  // -infinity, or what ALiBi takes.
+  struct Block {
+    int64_t first = 0, count = 0;
+    int64_t first_key = 0, keys = 0;  // the prefix's come before the step's
+    at::Tensor bias;  // [1 or num_kv_heads, query heads of one * count, keys], as attend() has them
+  };
+  // Of a layer with such a window.
+  const std::vector<Block>& blocks(int32_t window);
 
   const ModelConfig& config_;
   const RopeTables rope_;
@@ -112,7 +118,7 @@ class ExactOps : private ExactOpsParts, private AtenOps {
   StepRows step_;
   ExactPrefix prefix_;
   Angles main_, local_;
-  std::map<int32_t, at::Tensor> masks_;
+  std::map<int32_t, std::vector<Block>> blocks_;
   Routing routing_;
   at::Tensor routing_weights_;  // Routing's weights, expert after expert, for autograd
 };
