@@ -32,7 +32,7 @@ namespace {
 using calibrate::LossKind;
 using tune::Conversation;
 
-constexpr int kSettingsVersion = 1;    // raised when the same settings train anew
+constexpr int kSettingsVersion = 2;    // raised when the same settings train anew
 constexpr int kExitInterrupted = 130;  // 128 + SIGINT, as shells expect
 // The most a teacher's outputs may take of the memory there is, unless --target-memory says so.
 constexpr int64_t kTargetShare = 4;

@@ -71,7 +71,7 @@ void add_calibrate(CLI::App& calibrate, CalibrateVerbOptions& options) {
   add_choice(calibrate, "--loss", options.loss, {"layers", "kl", "answers"},
              "half the squared error of layers' outputs, KL of predictions, or the\n"
              "answers' own cross-entropy; default layers");
-  add_count(calibrate, "--steps", options.steps, "updates at most; default 80, the paper's is 160",
+  add_count(calibrate, "--steps", options.steps, "updates at most; default 64, the paper's is 160",
             0);
   add_count(calibrate, "--accumulation", options.accumulation, "samples of an update; default 16");
   add_real(calibrate, "--lr", options.learning_rate, "AdamW's, constant; default 2e-4");

@@ -149,7 +149,7 @@ struct CalibrateVerbOptions {
   int64_t tokens = 512;  // of each sample, at most
   // How.
   std::string loss = "layers";  // layers, kl, answers
-  int64_t steps = 80;
+  int64_t steps = 64;
   int64_t accumulation = 16;
   double learning_rate = 2e-4;
   double weight_decay = 0.0;

@@ -14,7 +14,7 @@ struct AdamWOptions {
 };
 
 struct TrainOptions {
-  int64_t steps = 80;         // the paper: 160, twenty times through 128 samples
+  int64_t steps = 64;         // eight times through 128 samples; the paper: twenty times
   int64_t accumulation = 16;  // samples of a step; at most all there are
   AdamWOptions adamw;
   double clip = 0.3;           // of the gradients' norm; 0: none

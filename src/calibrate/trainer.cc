@@ -156,7 +156,10 @@ class Run {
       // A held-out sample takes a forward pass alone: a third of the time.
       return 3 * steps * batch_ + looks * num_heldout_;
     };
-    const int64_t done = samples(state_.step, (state_.step + every - 1) / every) + of_this_part;
+    const auto looks =
+        std::count_if(state_.curve.begin(), state_.curve.end(),
+                      [](const CurvePoint& point) { return point.heldout.has_value(); });
+    const int64_t done = samples(state_.step, looks) + of_this_part;
     const int64_t total = samples(options_.steps, options_.steps / every + 1);
     report(progress_, "calibrating", std::min(done, total), total);
   }

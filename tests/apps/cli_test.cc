@@ -327,7 +327,7 @@ TEST_F(CliTest, CalibrateOptions) {
   EXPECT_EQ(calibrate_->prefix, "");
   EXPECT_EQ(calibrate_->samples, 128);
   EXPECT_EQ(calibrate_->tokens, 512);
-  EXPECT_EQ(calibrate_->steps, 80);
+  EXPECT_EQ(calibrate_->steps, 64);
   EXPECT_EQ(calibrate_->learning_rate, 2e-4);
   EXPECT_EQ(calibrate_->clip, 0.3);
   EXPECT_EQ(calibrate_->accumulation, 16);

@@ -55,6 +55,15 @@ TEST(Trainer, ThreadsDoNotChangeTheResult) {
   EXPECT_TRUE(equal(run(quick(), 1), run(quick(), 3)));
 }
 
+TEST(Trainer, ProgressOnlyGrows) {
+  int64_t before = 0;
+  run(quick(), 1, {}, [&](std::string_view, int64_t done, int64_t) {
+    EXPECT_GE(done, before);
+    before = done;
+  });
+  EXPECT_GT(before, 0);
+}
+
 TEST(Trainer, NoStepsLeaveWhatWasThere) {
   TrainOptions options = quick();
   options.steps = 0;
