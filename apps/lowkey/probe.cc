@@ -7,11 +7,9 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
-#include <filesystem>
 #include <map>
 #include <numeric>
 
-#include "calibration_documents.h"
 #include "core/error.h"
 #include "core/files.h"
 #include "load/utf8.h"
@@ -19,6 +17,7 @@
 #include "probe/probe_json.h"
 #include "probe/sensitivity.h"
 #include "probe_pivots.h"
+#include "probe_subject.h"
 #include "progress_bar.h"
 #include "report/report.h"
 #include "table.h"
@@ -32,7 +31,6 @@ namespace {
 constexpr size_t kErrorColumns = 5;  // of e_o
 constexpr size_t kWidthColumns = 2;  // of e_k, and of e_v
 constexpr size_t kMostPivots = 4;    // written out
-constexpr uint64_t kSeed = 1;        // of the model's own conversations
 
 std::vector<LayerCandidate> candidates_of(const ProbeVerbOptions& options) {
   if (!options.kv.empty()) return parse_candidates(fmt::format("{}", fmt::join(options.kv, ",")));
@@ -44,11 +42,12 @@ std::vector<LayerCandidate> candidates_of(const ProbeVerbOptions& options) {
 
 // Chunks of the text as it is, one after the other, with a beginning-of-text token in place of
 // their first where the model wants one: as eval cuts its windows.
-std::vector<Document> cut(const std::string& text, const Engine& engine,
-                          const ProbeVerbOptions& options) {
-  const std::string name = std::filesystem::path(*options.text).filename().string();
+std::vector<Document> cut(const ProbeSubject& subject) {
+  const ProbeVerbOptions& options = subject.options;
+  const Engine& engine = subject.engine;
+  const std::string name = subject.texts_name();
   const std::vector<int32_t> tokens =
-      engine.tokenizer().encode(text, SpecialTokens::kIgnore, false);
+      engine.tokenizer().encode(subject.text, SpecialTokens::kIgnore, false);
   const int64_t chunks = std::min(options.chunks, std::ssize(tokens) / options.ctx);
   if (chunks == 0) {
     fail(ErrorCode::kInvalidArgument,
@@ -64,11 +63,11 @@ std::vector<Document> cut(const std::string& text, const Engine& engine,
 }
 
 // The first conversations that the model had with itself, cut to the same number of tokens.
-std::vector<Document> spoken(const std::vector<tune::Conversation>& conversations,
-                             const Engine& engine, const ProbeVerbOptions& options) {
-  tune::SetFiller filler(options.ctx * options.chunks);
-  for (const tune::Conversation& conversation : conversations) {
-    filler.add(tune::chat_document(engine, conversation, options.ctx));
+std::vector<Document> spoken(const ProbeSubject& subject) {
+  const int64_t ctx = subject.options.ctx;
+  tune::SetFiller filler(ctx * subject.options.chunks);
+  for (const tune::Conversation& conversation : subject.conversations) {
+    filler.add(tune::chat_document(subject.engine, conversation, ctx));
   }
   return filler.take().calibration;
 }
@@ -281,19 +280,10 @@ int probe_verb(const ProbeVerbOptions& options) {
   const Terminal terminal = detect_terminal(stdout, options.no_color);
   // What can be refused is, before the model is loaded.
   const std::vector<LayerCandidate> candidates = candidates_of(options);
-  const std::string text = options.text ? read_file(*options.text) : "";
-
   ProgressBar bar;
-  std::vector<tune::Conversation> conversations;
-  if (!options.text) {
-    conversations =
-        hold_conversations(options.model, options.threads, usual_scripts(kSeed),
-                           options.ctx * options.chunks, options.ctx, kSeed, bar.callback());
-  }
-  Engine engine(options.model, {weight_storage(options.weights), options.threads, 0},
-                bar.callback());
-  const std::vector<Document> documents =
-      options.text ? cut(text, engine, options) : spoken(conversations, engine, options);
+  ProbeSubject subject(options, bar.callback());
+  Engine& engine = subject.engine;
+  const std::vector<Document> documents = options.text ? cut(subject) : spoken(subject);
   ProbeOptions probe_options;
   probe_options.intact_prefix = options.intact;
   probe_options.max_queries = options.queries;
@@ -308,10 +298,8 @@ int probe_verb(const ProbeVerbOptions& options) {
   }
   bar.clear();
 
-  const std::string model = engine.file().path().filename().string();
-  fmt::print("{} on {}: {} tokens in {} chunk{}, {} queries\n{}\n\n", model,
-             options.text ? std::filesystem::path(*options.text).filename().string()
-                          : "its own conversations",
+  const std::string model = subject.name();
+  fmt::print("{} on {}: {} tokens in {} chunk{}, {} queries\n{}\n\n", model, subject.texts_name(),
              with_separators(result.tokens), documents.size(), documents.size() == 1 ? "" : "s",
              with_separators(result.queries), describe_engine(engine));
   const Report report(result, candidates);

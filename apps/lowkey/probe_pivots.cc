@@ -6,11 +6,9 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
-#include <filesystem>
 #include <map>
 #include <nlohmann/json.hpp>
 
-#include "calibration_documents.h"
 #include "core/error.h"
 #include "core/files.h"
 #include "eval/chat_prefix.h"
@@ -19,6 +17,7 @@
 #include "model_options.h"
 #include "probe/pivot_study.h"
 #include "probe/prefix_error.h"
+#include "probe_subject.h"
 #include "progress_bar.h"
 #include "prompt_beginning.h"
 #include "report/report.h"
@@ -32,7 +31,6 @@ namespace {
 using Json = nlohmann::ordered_json;
 using Texts = std::vector<std::vector<int32_t>>;
 
-constexpr uint64_t kSeed = 1;        // of the model's own conversations
 constexpr size_t kMostRows = 12;     // of a table
 constexpr size_t kMostChannels = 3;  // written out
 constexpr int kTokenWidth = 16;      // columns
@@ -48,12 +46,13 @@ struct Form {
 };
 
 // Texts without their beginnings: what the forms begin in their own ways.
-Texts texts_of(const std::string& text, const std::vector<tune::Conversation>& conversations,
-               const Engine& engine, const ProbeVerbOptions& options) {
+Texts texts_of(const ProbeSubject& subject) {
+  const ProbeVerbOptions& options = subject.options;
+  const Engine& engine = subject.engine;
   Texts texts;
   if (options.text) {
     const std::vector<int32_t> tokens =
-        engine.tokenizer().encode(text, SpecialTokens::kIgnore, false);
+        engine.tokenizer().encode(subject.text, SpecialTokens::kIgnore, false);
     for (const Document& document :
          window_documents(tokens, options.ctx, options.chunks, "chunk")) {
       texts.push_back(document.tokens);
@@ -66,7 +65,7 @@ Texts texts_of(const std::string& text, const std::vector<tune::Conversation>& c
     return texts;
   }
   const auto before = std::ssize(chat_prefix(engine));
-  for (const tune::Conversation& conversation : conversations) {
+  for (const tune::Conversation& conversation : subject.conversations) {
     if (std::ssize(texts) == options.chunks) break;
     const Document document = tune::chat_document(engine, conversation, options.ctx);
     if (std::ssize(document.tokens) <= before) continue;
@@ -223,18 +222,10 @@ Json form_json(const Form& form, const Tokenizer& tokenizer) {
 
 int probe_pivots(const ProbeVerbOptions& options) {
   const Terminal terminal = detect_terminal(stdout, options.no_color);
-  const std::string text = options.text ? read_file(*options.text) : "";
   ProgressBar bar;
-  std::vector<tune::Conversation> conversations;
-  if (!options.text) {
-    conversations =
-        hold_conversations(options.model, options.threads, usual_scripts(kSeed),
-                           options.ctx * options.chunks, options.ctx, kSeed, bar.callback());
-  }
-  Engine engine(options.model, {weight_storage(options.weights), options.threads, 0},
-                bar.callback());
-  std::vector<Form> forms =
-      forms_of(texts_of(text, conversations, engine, options), engine, options.ctx);
+  ProbeSubject subject(options, bar.callback());
+  Engine& engine = subject.engine;
+  std::vector<Form> forms = forms_of(texts_of(subject), engine, options.ctx);
   for (Form& form : forms) {
     form.study = study_pivots(engine.model(), form.documents, engine.pool(), bar.callback());
   }
@@ -250,11 +241,8 @@ int probe_pivots(const ProbeVerbOptions& options) {
   }
   bar.clear();
 
-  const std::string model = engine.file().path().filename().string();
-  fmt::print("{} on {}; {}\n", model,
-             options.text ? std::filesystem::path(*options.text).filename().string()
-                          : "its own conversations",
-             describe_engine(engine));
+  const std::string model = subject.name();
+  fmt::print("{} on {}; {}\n", model, subject.texts_name(), describe_engine(engine));
   for (const Form& form : forms) {
     fmt::print("\n{} text{} that begin{} with {} token{} ({})\n\n", form.documents.size(),
                form.documents.size() == 1 ? "" : "s", form.documents.size() == 1 ? "s" : "",

@@ -142,7 +142,11 @@ class PivotPass final : public StepWatcher {
 int64_t recommended_prefix(std::span<const PivotDocument> documents) {
   std::map<int64_t, size_t> counts;
   for (const PivotDocument& document : documents) {
-    for (const PivotToken& token : document.found) counts[token.position] += token.massive ? 1 : 0;
+    const int64_t layers = std::ssize(document.pivot_attention);
+    for (const PivotToken& token : document.found) {
+      const bool stays = 2 * (token.last_layer - token.first_layer + 1) >= layers;
+      counts[token.position] += token.massive && stays ? 1 : 0;
+    }
   }
   int64_t prefix = 0;
   for (const auto& [position, count] : counts) {

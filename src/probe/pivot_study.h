@@ -48,7 +48,8 @@ struct PivotDocument {
 struct PivotStudy {
   std::vector<PivotDocument> documents;
   // The shortest prefix that covers every position where more than half of the documents have a
-  // massive token; 0: there is none.
+  // token that is massive in half of the layers at least; 0: there is none. Tokens of this or that
+  // text stand out for a few layers too, but nothing rests on them.
   int64_t prefix = 0;
 };
 

@@ -102,13 +102,16 @@ TEST_F(PivotsTest, AttentionIsTheSoftmaxOfDistantQueries) {
             bos.attention_peak);
 }
 
-TEST(RecommendedPrefix, CoversWhatMostDocumentsHave) {
+TEST(RecommendedPrefix, CoversWhatMostDocumentsHaveInMostLayers) {
   const auto with = [](std::vector<int64_t> positions) {
     PivotDocument document;
+    document.pivot_attention.assign(12, 0.5);
     for (const int64_t position : positions) {
       PivotToken token;
       token.position = position;
       token.massive = true;
+      token.first_layer = 2;
+      token.last_layer = 11;
       document.found.push_back(token);
     }
     return document;
@@ -122,6 +125,11 @@ TEST(RecommendedPrefix, CoversWhatMostDocumentsHave) {
   PivotDocument sink = with({4});
   sink.found[0].massive = false;
   EXPECT_EQ(rule({sink}), 0);
+  PivotDocument passing = with({0, 12});
+  passing.found[1].last_layer = 6;  // 5 layers of 12
+  EXPECT_EQ(rule({passing}), 1);
+  passing.found[1].last_layer = 7;
+  EXPECT_EQ(rule({passing}), 13);
 }
 
 TEST_F(PivotsTest, ExactPrefixesComeCloserToTheExactModel) {
