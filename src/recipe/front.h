@@ -93,10 +93,12 @@ std::optional<std::string> other_model(const Front& front, std::string_view mode
                                        int32_t num_layers);
 
 // One point of a front as a recipe is written: "front.json@3.25" (point_within, bits compared as
-// printed: to two decimals, or to as many as are written) or "front.json@balanced" (point_for).
+// printed: to two decimals, or to as many as are written) or "front.json@balanced" (point_for),
+// with an intact prefix's file behind it or not: "front.json@3.25+i@bos.safetensors".
 struct FrontReference {
   std::string file;
   std::string which;
+  std::string prefix = {};
 };
 // Nothing where the text is no such reference: no ".json@" in it.
 std::optional<FrontReference> parse_front_reference(std::string_view text);
@@ -104,7 +106,8 @@ std::optional<FrontReference> parse_front_reference(std::string_view text);
 struct FrontChoice {
   std::string file;
   Front front;
-  size_t index = 0;  // into front.points
+  size_t index = 0;         // into front.points
+  std::string prefix = {};  // file of the intact prefix that is used besides; empty: none
   const FrontPoint& point() const { return front.points[index]; }
   KvRecipe recipe() const;  // named after file and bits
 };

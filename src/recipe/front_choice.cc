@@ -34,6 +34,7 @@ const Promise& promise_of(Quality quality) {
 }
 
 constexpr std::string_view kJsonAt = ".json@";
+constexpr std::string_view kPrefixAt = "+i@";
 constexpr int kPrintedDecimals = 2;
 constexpr int kMostDecimals = 17;
 
@@ -63,7 +64,7 @@ std::string nearest_to(const Front& front) {
 }
 
 const FrontPoint& point_named(const Front& front, const FrontReference& reference) {
-  const auto& [file, which] = reference;
+  const auto& [file, which, prefix] = reference;
   if (const auto quality = parse_quality(which)) {
     if (const FrontPoint* point = point_for(front, *quality)) return *point;
     fail(ErrorCode::kInvalidArgument, "{}@{}: no point keeps {} on held-out text: {}", file, which,
@@ -134,17 +135,37 @@ const FrontPoint* point_within(const Front& front, double bits) {
   return least_loss(front, most);
 }
 
-std::optional<FrontReference> parse_front_reference(std::string_view text) {
+namespace {
+
+std::optional<FrontReference> reference_without_prefix(std::string_view text) {
   const size_t at = text.rfind(kJsonAt);
   if (at == text.npos || at == 0 || text.starts_with('{')) return std::nullopt;
   const size_t name_end = at + kJsonAt.size() - 1;
   const std::string_view which = text.substr(name_end + 1);
   if (which.find('/') != which.npos) return std::nullopt;  // a folder's name ends so
-  return FrontReference{std::string(text.substr(0, name_end)), std::string(which)};
+  return FrontReference{std::string(text.substr(0, name_end)), std::string(which), {}};
+}
+
+}  // namespace
+
+std::optional<FrontReference> parse_front_reference(std::string_view text) {
+  const size_t end = text.find(kPrefixAt);
+  auto reference = reference_without_prefix(text.substr(0, end));
+  if (!reference || end == text.npos) return reference_without_prefix(text);
+  reference->prefix = text.substr(end + kPrefixAt.size());
+  if (reference->prefix.empty()) {
+    fail(ErrorCode::kInvalidArgument,
+         "{}: +i@ wants the intact prefix's file: {}+i@prefix.safetensors", text,
+         text.substr(0, end));
+  }
+  return reference;
 }
 
 FrontChoice choose_point(const FrontReference& reference) {
-  FrontChoice choice{.file = reference.file, .front = read_front(reference.file), .index = 0};
+  FrontChoice choice{.file = reference.file,
+                     .front = read_front(reference.file),
+                     .index = 0,
+                     .prefix = reference.prefix};
   const FrontPoint& point = point_named(choice.front, reference);
   choice.index = static_cast<size_t>(&point - choice.front.points.data());
   return choice;
@@ -157,6 +178,10 @@ KvRecipe FrontChoice::recipe() const {
   // "front@3.25": without the ending, as a recipe file's name is.
   recipe.name = reference.substr(0, reference.rfind(kJsonAt)) +
                 reference.substr(reference.rfind(kJsonAt) + kJsonAt.size() - 1);
+  if (!prefix.empty()) {
+    recipe.calibration = CalibrationRef{.file = prefix, .sha256 = {}};
+    recipe.name += fmt::format("+i@{}", std::filesystem::path(prefix).filename().string());
+  }
   return recipe;
 }
 

@@ -260,6 +260,17 @@ TEST_F(FrontFile, PointsThatPrintAlikeGetMoreDecimals) {
   }
 }
 
+TEST_F(FrontFile, APointTakesAnIntactPrefixAlong) {
+  write(front_of_four());
+  const KvRecipe alone = parse_recipe(path_ + "@3.25");
+  KvRecipe both = parse_recipe(path_ + "@3.25+i@dir/p.safetensors");
+  EXPECT_EQ(both.name, alone.name + "+i@p.safetensors");
+  EXPECT_EQ(both.calibration, (CalibrationRef{.file = "dir/p.safetensors", .sha256 = {}}));
+  both.name = alone.name;
+  both.calibration = alone.calibration;
+  EXPECT_EQ(both, alone);
+}
+
 TEST_F(FrontFile, OfEqualBitsTheOneThatLosesLeast) {
   Front front = front_of_four();
   front.points[2].code_bits = front.points[1].code_bits;
@@ -295,6 +306,19 @@ TEST_F(FrontFile, ErrorsSayWhichPointsThereAre) {
                 "@3.25 (the most code bits) or @balanced");
   EXPECT_EQ(complaint([] { parse_recipe("/no/front.json@3"); }),
             "not_found: /no/front.json: cannot open: No such file or directory");
+}
+
+TEST(FrontReference, MayNameAnIntactPrefix) {
+  const auto reference = parse_front_reference("a/f.json@3.25+i@b@2/p.safetensors");
+  ASSERT_TRUE(reference);
+  EXPECT_EQ(reference->file, "a/f.json");
+  EXPECT_EQ(reference->which, "3.25");
+  EXPECT_EQ(reference->prefix, "b@2/p.safetensors");
+  EXPECT_EQ(parse_front_reference("a+i@b/f.json@3")->file, "a+i@b/f.json");
+  EXPECT_FALSE(parse_front_reference("kivi-2:r32+i@p.safetensors"));
+  EXPECT_EQ(complaint([] { parse_front_reference("f.json@3+i@"); }),
+            "invalid_argument: f.json@3+i@: +i@ wants the intact prefix's file: "
+            "f.json@3+i@prefix.safetensors");
 }
 
 TEST(FrontReference, IsWhatHasJsonAndAnAt) {
