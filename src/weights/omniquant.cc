@@ -40,8 +40,9 @@ at::Tensor straight_through(const at::Tensor& y, const at::Tensor& x) {
   return y.detach() + (x - x.detach());
 }
 
-at::Tensor as_half(const at::Tensor& x) {
-  return straight_through(x.to(at::kHalf).to(at::kFloat), x);
+// Scales and minima as the grid keeps them.
+at::Tensor as_stored(const WeightGrid& grid, const at::Tensor& x) {
+  return grid.f32_params ? x : straight_through(x.to(at::kHalf).to(at::kFloat), x);
 }
 
 // How a layer's matrices are computed with: by Linear, what ExactOps's hook puts in.
@@ -362,11 +363,11 @@ at::Tensor learned_rounding(const WeightGrid& grid, const at::Tensor& weight,
   const int32_t levels = grid.levels();
   at::Tensor scale, minimum;
   if (grid.symmetric()) {
-    scale = as_half(at::maximum(most.abs(), least.abs()) / levels);
+    scale = as_stored(grid, at::maximum(most.abs(), least.abs()) / levels);
     minimum = at::zeros({1}, at::kFloat);
   } else {
-    scale = as_half((most - least) / levels);
-    minimum = as_half(least);
+    scale = as_stored(grid, (most - least) / levels);
+    minimum = as_stored(grid, least);
   }
   const at::Tensor divisor = at::where(scale > 0, scale, at::ones_like(scale));
   const at::Tensor exact = (w - minimum) / divisor;
