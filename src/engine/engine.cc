@@ -8,6 +8,7 @@
 #include "core/cpu.h"
 #include "core/error.h"
 #include "model/kv_shape.h"
+#include "model/simulation.h"
 
 namespace lowkey {
 
@@ -18,8 +19,22 @@ int64_t available_memory() {
   return memory;
 }
 
+namespace {
+
+int64_t float_bytes(const ModelFile& file) {
+  int64_t bytes = 0;
+  for (const std::string& name : file.tensor_names()) {
+    const TensorView tensor = file.tensor(name);
+    bytes += tensor.rows() * tensor.cols() * static_cast<int64_t>(sizeof(float));
+  }
+  return bytes;
+}
+
+}  // namespace
+
 WeightStorage best_weight_storage(const ModelFile& file, int64_t memory) {
   if (static_cast<int64_t>(file.weight_bytes()) > memory / 4) return WeightStorage::kFile;
+  if (is_simulated(file.config()) && float_bytes(file) <= memory / 4) return WeightStorage::kF32;
   for (const std::string& name : file.tensor_names()) {
     if (dtype_block_elements(file.tensor(name).dtype) > 1) return WeightStorage::kPacked;
   }

@@ -32,8 +32,10 @@ int64_t available_memory();
 
 // What this machine decodes fastest without losing what matters. Weights quantized in the file stay
 // quantized: their blocks are exact, and the fewest bytes to read. Others: bf16 where the processor
-// has it, else f32. A file larger than a quarter of `memory` is used in place (kFile) whatever its
-// types: beside copies for decode and for prompts it would not fit, or leave no room for the cache.
+// has it, else f32. Simulated activations (model/simulation.h) are computed with in floats: f32,
+// where it fits, rather than blocks that each step would unpack. A file larger than a quarter of
+// `memory` is used in place (kFile) whatever its types: beside copies for decode and for prompts it
+// would not fit, or leave no room for the cache.
 WeightStorage best_weight_storage(const ModelFile& file, int64_t memory = available_memory());
 
 // Prompts are computed in pieces of at most this many tokens: enough for full-speed matrix
