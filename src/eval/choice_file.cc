@@ -31,12 +31,9 @@ class ChoiceLine : public JsonlLine {
     expect_label("ind");
     ChoiceExample example;
     example.line = number();
-    example.is_query = json().contains("query");
-    if (example.is_query == json().contains("question")) {
-      refuse("{}", example.is_query ? "both \"question\" and \"query\": one of them"
-                                    : "neither \"question\" nor \"query\"");
-    }
-    example.question = text(json(), "", example.is_query ? "query" : "question");
+    const char* const field = either("question", "query");
+    example.is_query = std::string_view(field) == "query";
+    example.question = text(json(), "", field);
     if (json().contains("subject")) example.subject = text(json(), "", "subject");
     if (!json().contains("choices")) refuse("\"choices\" is missing");
     const Json& choices = json()["choices"];

@@ -54,6 +54,13 @@ void JsonlLine::expect_label(const char* field) const {
   refuse("{}: expected a string or a number, found {}", field, json_[field].type_name());
 }
 
+const char* JsonlLine::either(const char* first, const char* second) const {
+  const bool has_first = json_.contains(first), has_second = json_.contains(second);
+  if (has_first && has_second) refuse("both \"{}\" and \"{}\": one of them", first, second);
+  if (!has_first && !has_second) refuse("neither \"{}\" nor \"{}\"", first, second);
+  return has_first ? first : second;
+}
+
 std::string JsonlLine::text(const Json& object, std::string_view path, const char* field) const {
   if (!object.contains(field)) refuse("{}\"{}\" is missing", path, field);
   const Json& value = object[field];

@@ -39,6 +39,8 @@ class JsonlLine {
                      std::initializer_list<std::string_view> known) const;
   // Throws unless it is absent, a string or a number.
   void expect_label(const char* field) const;
+  // Which of the two there is; throws unless it is exactly one.
+  const char* either(const char* first, const char* second) const;
   // A string that is more than blanks.
   std::string text(const Json& object, std::string_view path, const char* field) const;
 

@@ -24,11 +24,7 @@ class ExampleLine : public JsonlLine {
     expect_label("id");
     TaskExample example;
     example.line = number();
-    example.is_question = json().contains("question");
-    if (example.is_question == json().contains("messages")) {
-      refuse("{}", example.is_question ? "both \"question\" and \"messages\": one of them"
-                                       : "neither \"question\" nor \"messages\"");
-    }
+    example.is_question = std::string_view(either("question", "messages")) == "question";
     if (example.is_question) {
       example.messages.push_back({"user", text(json(), "", "question")});
     } else {
