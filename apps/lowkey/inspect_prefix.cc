@@ -1,6 +1,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -34,6 +35,48 @@ Largest largest_of(const IntactPrefix& prefix, const std::vector<Half>& rows, in
     }
   }
   return largest;
+}
+
+// How far a row's largest magnitude stands above its root mean square, in the mean of all rows that
+// are not zero: a few bits suit flat rows. 1 would be all alike.
+double largest_over_rms(const IntactPrefix& prefix, const std::vector<Half>& rows) {
+  const auto width = static_cast<size_t>(prefix.head_dim);
+  double sum = 0;
+  int64_t count = 0;
+  for (size_t row = 0; row < rows.size(); row += width) {
+    double largest = 0, squares = 0;
+    for (size_t c = row; c < row + width; ++c) {
+      const auto value = static_cast<double>(half_to_float(rows[c]));
+      largest = std::max(largest, std::abs(value));
+      squares += value * value;
+    }
+    if (squares == 0) continue;
+    sum += largest / std::sqrt(squares / static_cast<double>(width));
+    ++count;
+  }
+  return count > 0 ? sum / static_cast<double>(count) : 0;
+}
+
+struct Flatness {
+  double k = 0, v = 0;
+};
+
+Flatness flatness_of(const IntactPrefix& prefix) {
+  return {largest_over_rms(prefix, prefix.k), largest_over_rms(prefix, prefix.v)};
+}
+
+// After QuaRot's rotation of each head, where there is one for such heads.
+std::optional<Flatness> turned_flatness_of(const PrefixFile& file) {
+  const IntactPrefix& prefix = *file.prefix;
+  if (!std::has_single_bit(static_cast<uint32_t>(prefix.head_dim))) return std::nullopt;
+  ModelConfig turned;
+  turned.hadamard_qk = turned.hadamard_v = true;
+  turned.head_dim = prefix.head_dim;
+  return flatness_of(*prefix_for(file.prefix, turned));
+}
+
+Json flatness_json(const Flatness& flatness) {
+  return {{"k", flatness.k}, {"v", flatness.v}};
 }
 
 Json largest_json(const Largest& largest) {
@@ -73,6 +116,8 @@ std::string inspect_prefix(const InspectOptions& options, const Terminal& termin
     check_prefix(file, options.path, model);
     text = Tokenizer(model.tokenizer()).decode(prefix.tokens, true);
   }
+  const Flatness flatness = flatness_of(prefix);
+  const std::optional<Flatness> turned = turned_flatness_of(file);
   if (options.json) {
     Json json;
     json["kind"] = "prefix";
@@ -87,6 +132,8 @@ std::string inspect_prefix(const InspectOptions& options, const Terminal& termin
     json["tokenizer_sha256"] = file.tokenizer_sha256;
     json["command"] = file.command;
     json["notes"] = file.notes;
+    json["largest_over_rms"] = flatness_json(flatness);
+    if (turned) json["largest_over_rms_turned"] = flatness_json(*turned);
     for (int32_t layer = 0; layer < prefix.num_layers; ++layer) {
       json["layers"].push_back({{"largest_k", largest_json(largest_of(prefix, prefix.k, layer))},
                                 {"largest_v", largest_json(largest_of(prefix, prefix.v, layer))}});
@@ -102,6 +149,10 @@ std::string inspect_prefix(const InspectOptions& options, const Terminal& termin
   facts.emplace_back("for model", file.model_sha256);
   facts.emplace_back("tokenizer", file.tokenizer_sha256);
   if (!file.command.empty()) facts.emplace_back("made by", one_line(file.command));
+  std::string flat = fmt::format("K {:.2f}, V {:.2f}", flatness.k, flatness.v);
+  if (turned)
+    flat += fmt::format("; turned as QuaRot does: K {:.2f}, V {:.2f}", turned->k, turned->v);
+  facts.emplace_back("largest/rms", flat + " (mean of rows)");
   for (const auto& [key, value] : file.notes) facts.emplace_back(one_line(key), one_line(value));
   std::string out = facts_text(options.path + " (an intact prefix)", facts, terminal);
   if (!options.model) out += "Its tokens as text: --model MODEL\n";
