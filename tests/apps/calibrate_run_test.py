@@ -12,16 +12,12 @@ import random
 import signal
 import struct
 import subprocess
-import sys
 import tempfile
 import time
 
+from programs import expect, finish, start
+
 TRAINING = "--loss answers --tokens 64 --samples 12 --heldout 3 --accumulation 4 --evaluate-every 4".split()
-
-
-def expect(what: bool, message: str) -> None:
-    if not what:
-        sys.exit(f"calibrate_run_test: {message}")
 
 
 def read_safetensors(path: pathlib.Path) -> tuple[dict, dict[str, bytes]]:
@@ -42,20 +38,10 @@ class Case:
         self.lowkey, self.folder, self.model, self.text = lowkey, folder, model, text
 
     def start(self, place: str, *arguments: str) -> subprocess.Popen:
-        (self.folder / place).mkdir(exist_ok=True)
-        return subprocess.Popen(
-            [self.lowkey, "calibrate", str(self.model), *arguments],
-            cwd=self.folder / place,
-            env={**os.environ, "OMP_WAIT_POLICY": "passive"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        return start([self.lowkey, "calibrate", str(self.model), *arguments], self.folder / place)
 
     def run(self, place: str, *arguments: str) -> tuple[int, str, str]:
-        process = self.start(place, *arguments)
-        stdout, stderr = process.communicate(timeout=120)
-        return process.returncode, stdout, stderr
+        return finish(self.start(place, *arguments))
 
     def training(self, *more: str) -> list[str]:
         student = ["--student", str(self.model), "--text", str(self.text)]
@@ -178,6 +164,11 @@ def check_learned(case: Case) -> None:
     command = [case.lowkey, "run", str(case.model), "-p", "it", "--raw", "-n", "3", "--kv", "16+i@p.safetensors"]
     done = subprocess.run(command, cwd=case.folder / "learned", capture_output=True, text=True, check=False)
     expect(done.returncode == 0, done.stderr)
+    command = [case.lowkey, "inspect", "p.safetensors", "--json"]
+    shown = json.loads(subprocess.check_output(command, cwd=case.folder / "learned", text=True))
+    # Between one, a row of equal numbers, and the root of its length.
+    for kind in ("largest_over_rms", "largest_over_rms_turned"):
+        expect(all(1 <= shown[kind][side] <= 32**0.5 for side in "kv"), str(shown[kind]))
 
 
 def main() -> None:

@@ -12,9 +12,10 @@ import random
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import time
+
+from programs import expect, finish, start
 
 COMPARED = ("front.json", "report.json", "report.html")
 QUICK = "--tokens 256 --ctx 128 --trials 12 --points 6 -t 1".split()
@@ -35,21 +36,10 @@ class Case:
         return [self.lowkey, "tune", str(self.model), "-o", "out", "--text", str(self.text), *QUICK, *more]
 
     def start(self, out: str, *more: str, **environment: str) -> subprocess.Popen:
-        place = self.folder / out
-        place.mkdir(exist_ok=True)
-        return subprocess.Popen(
-            self.command(*more),
-            cwd=place,
-            env={**os.environ, "OMP_WAIT_POLICY": "passive", **environment},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        return start(self.command(*more), self.folder / out, **environment)
 
     def run(self, out: str, *more: str) -> tuple[int, str, str]:
-        process = self.start(out, *more)
-        stdout, stderr = process.communicate(timeout=120)
-        return process.returncode, stdout, stderr
+        return finish(self.start(out, *more))
 
     def results(self, out: str) -> dict[str, bytes]:
         place = self.folder / out / "out"
@@ -61,11 +51,6 @@ class Case:
     def records(self, out: str) -> int:
         journal = self.folder / out / "out" / "journal.jsonl"
         return journal.read_text().count('"recipe"') if journal.exists() else 0
-
-
-def expect(what: bool, message: str) -> None:
-    if not what:
-        sys.exit(f"tune_run_test: {message}")
 
 
 def check_whole(case: Case) -> dict[str, bytes]:
