@@ -12,12 +12,14 @@ import argparse
 import hashlib
 import json
 import pathlib
+import shutil
 import subprocess
 import sys
 
+from intact.plot import draw
 from rows import add_output_arguments, machine, progress, table, write_json
 
-KV = ["8", "4", "3", "2", "kivi-4:r32", "kivi-2:r32"]
+KV = ["16", "8", "4", "3", "2", "kivi-4:r32", "kivi-3:r32", "kivi-2:r32"]
 
 
 class BenchError(Exception):
@@ -25,12 +27,16 @@ class BenchError(Exception):
 
 
 class Lowkey:
-    """The program, and what it has made so far."""
+    """The program, and what it has made so far: kept by what was asked of it."""
 
     def __init__(self, arguments: argparse.Namespace):
         self.arguments = arguments
         self.work = pathlib.Path(arguments.work)
         self.work.mkdir(parents=True, exist_ok=True)
+        self.contents: dict[str, str] = {}
+        self.new: set[pathlib.Path] = set()
+        self.program = self.content(arguments.lowkey)
+        self.of_another_program = 0
 
     def run(self, *words: str) -> None:
         command = [self.arguments.lowkey, *words, "--threads", str(self.arguments.threads)]
@@ -38,13 +44,34 @@ class Lowkey:
         if done.returncode != 0:
             raise BenchError((done.stderr.strip() or f"{words[0]} failed").splitlines()[-1])
 
-    def made(self, name: str, *words: str) -> str:
-        """What a command writes, unless it is there."""
-        target = self.work / name
-        if not target.exists():
-            progress(f"{name}: {words[0]}")
-            self.run(*words, "-o", str(target))
-        return str(target)
+    def content(self, word: str) -> str:
+        """What a word of a command stands for: of a file its SHA-256, but the names of what was made here tell all."""
+        if word not in self.contents:
+            file = pathlib.Path(word)
+            if f"{self.work}/" in word or not file.is_file():
+                self.contents[word] = word.replace(f"{self.work}/", "")
+            else:
+                self.contents[word] = hashlib.sha256(file.read_bytes()).hexdigest()
+        return self.contents[word]
+
+    def kept(self, label: str, ending: str, words: list[str], about: str) -> pathlib.Path:
+        """What the command writes with `{}` as its output file or folder, unless it is there from the last time."""
+        identity = json.dumps([self.content(word) for word in words])
+        target = self.work / f"{label}-{hashlib.sha256(identity.encode()).hexdigest()[:10]}{ending}"
+        by = target.with_name(target.name + ".by")
+        if target.exists() and (target in self.new or not self.arguments.fresh):
+            self.of_another_program += by.exists() and by.read_text() != self.program
+            return target
+        if target.is_dir():
+            shutil.rmtree(target)
+        progress(about)
+        self.run(*[str(target) if word == "{}" else word for word in words])
+        by.write_text(self.program)
+        self.new.add(target)
+        return target
+
+    def made(self, label: str, ending: str, *words: str) -> str:
+        return str(self.kept(label, ending, [*words, "-o", "{}"], f"{label}: {words[0]}"))
 
     def quantized(self, method: str, bits: int, group: int, *more: str) -> str:
         """A folder; `more` tells models of one method apart."""
@@ -56,27 +83,25 @@ class Lowkey:
             words += ["--text", a.calibration_text, "--samples", str(samples), "--ctx", str(tokens)]
         if method == "omniquant":
             words += ["--epochs", str(a.epochs), "--lr", "0.01"]
-        name = "-".join([f"{method}-w{bits}g{group}", *(word.lstrip("-") for word in more)])
-        return self.made(name, *words)
+        label = "-".join([f"{method}-w{bits}g{group}", *(word.lstrip("-") for word in more)])
+        return self.made(label, "", *words)
 
     def prefix(self, kind: str, bits: int = 16) -> str:
         words = ["calibrate", self.arguments.model, "--prefix", kind, "--kv-bits", str(bits)]
-        return self.made(f"{kind}.safetensors" if bits == 16 else f"{kind}-{bits}bits.safetensors", *words)
+        return self.made(kind if bits == 16 else f"{kind}-{bits}bits", ".safetensors", *words)
 
     def trained(self, student: str) -> str:
         a = self.arguments
-        name = f"chat-for-{pathlib.Path(student).name}.safetensors"
         words = ["calibrate", a.model, "--prefix", "chat", "--student", student, "--text", a.calibration_text]
-        return self.made(name, *words, *a.training.split())
+        label = f"chat-for-{pathlib.Path(student).name}"
+        return self.made(label, ".safetensors", *words, *a.training.split())
 
     def evaluate(self, model: str, *words: str) -> list[dict]:
-        """What `lowkey eval` writes, from the last time where the same was asked."""
-        identity = [pathlib.Path(model).name, *words, pathlib.Path(self.arguments.text).name]
-        key = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
-        target = self.work / f"eval-{key}.json"
-        if not target.exists():
-            progress(f"{pathlib.Path(model).name}: eval {' '.join(words)}")
-            self.run("eval", model, *words, "--json", str(target))
+        """What `lowkey eval` writes."""
+        name = pathlib.Path(model).name
+        recipes = sum(word == "--kv" for word in words)
+        about = f"{name}: eval, {recipes} cache{'s' if recipes != 1 else ''}"
+        target = self.kept("eval", ".json", ["eval", model, *words, "--json", "{}"], about)
         return json.loads(target.read_text())
 
     def perplexity(self, model: str, begin: str, recipes: list[str]) -> dict[str, float]:
@@ -212,6 +237,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--ctx", type=int, default=1024, help="tokens of a window")
     parser.add_argument("--chunks", type=int, default=4, help="the text's first so many windows")
     parser.add_argument("--work", required=True, help="folder for what is made on the way; kept")
+    parser.add_argument("--fresh", action="store_true", help="make anew what is kept there")
+    parser.add_argument("--plot", metavar="FILE", help="the table caches, as .svg or .png")
     add_output_arguments(parser)
     arguments = parser.parse_args()
     arguments.calibration_text = arguments.calibration_text or arguments.text
@@ -236,8 +263,12 @@ def main() -> int:
         found[name] = getattr(tables, name)()
         if arguments.json != "-" and found[name]:
             print(f"\n{name}\n\n{table(found[name], Tables.COLUMNS[name], arguments.markdown)}", flush=True)
+    if arguments.plot and "caches" in found:
+        draw(found["caches"], arguments)
     if arguments.json:
         write_json(found, arguments.json)
+    if others := tables.lowkey.of_another_program:
+        progress(f"warning: {others} of what was kept is of another build of the program; --fresh makes it anew")
     return 0
 
 

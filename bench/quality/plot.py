@@ -2,7 +2,8 @@
 
 import argparse
 import math
-import pathlib
+
+from picture import picture
 
 STYLES = {
     "llama.cpp": ("#7f7f7f", "s", "--"),
@@ -26,41 +27,28 @@ def labels_of(points: list[tuple[float, float, str]]) -> list[tuple[tuple[float,
 
 
 def draw(families: dict[str, list[dict]], arguments: argparse.Namespace) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    matplotlib.rcParams |= {"svg.fonttype": "none", "svg.hashsalt": "lowkey", "font.family": "sans-serif"}
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(8, 5), layout="constrained")
-    for name, rows in families.items():
-        colour, marker, line = STYLES[name]
-        points = sorted(
-            ((r["stored_bits"], r["kl_mean"], r["kv"]) for r in rows if r["kl_mean"] > 0), key=lambda p: (p[0], -p[1])
-        )
-        points = [point for point in points if point[0] <= MOST_BITS]
-        if not points:
-            continue
-        bits, kl, _ = zip(*points)
-        axes.plot(bits, kl, color=colour, marker=marker, linestyle=line, label=name, markersize=5)
-        if name == "lowkey, tuned":
-            continue  # labels would cover its points
-        # Per token below its points, for llama.cpp's types are per token too and lie near.
-        side = {"xytext": (-5, -9), "ha": "right"} if name == "lowkey, per token" else {"xytext": (5, 4), "ha": "left"}
-        for (at_bits, at_kl), label in labels_of(points):
-            axes.annotate(label, (at_bits, at_kl), textcoords="offset points", fontsize=7, color=colour, **side)
-    axes.set_yscale("log")
-    axes.margins(x=0.09)  # room for the last labels
-    axes.set_xlabel("stored bits per number of the KV cache, scales and exact windows included")
-    axes.set_ylabel("mean KL to the engine's own 16-bit cache, nats")
-    model, text = pathlib.Path(arguments.model).name, pathlib.Path(arguments.text).name
-    axes.set_title(f"{model} on {text}, {arguments.chunks} windows of {arguments.ctx:,} tokens", fontsize=10)
-    axes.grid(True, which="both", linewidth=0.3)
-    axes.legend()
-    # Without a date: the same figures give the same file.
-    metadata = {"Date": None} if arguments.plot.endswith(".svg") else None
-    figure.savefig(arguments.plot, metadata=metadata, dpi=150)
-    if arguments.plot.endswith(".svg"):
-        file = pathlib.Path(arguments.plot)
-        file.write_text("\n".join(line.rstrip() for line in file.read_text().splitlines()) + "\n")
-    pyplot.close(figure)
+    with picture(arguments) as axes:
+        for name, rows in families.items():
+            colour, marker, line = STYLES[name]
+            points = sorted(
+                ((r["stored_bits"], r["kl_mean"], r["kv"]) for r in rows if r["kl_mean"] > 0),
+                key=lambda p: (p[0], -p[1]),
+            )
+            points = [point for point in points if point[0] <= MOST_BITS]
+            if not points:
+                continue
+            bits, kl, _ = zip(*points)
+            axes.plot(bits, kl, color=colour, marker=marker, linestyle=line, label=name, markersize=5)
+            if name == "lowkey, tuned":
+                continue  # labels would cover its points
+            # Per token below its points, for llama.cpp's types are per token too and lie near.
+            side = (
+                {"xytext": (-5, -9), "ha": "right"} if name == "lowkey, per token" else {"xytext": (5, 4), "ha": "left"}
+            )
+            for (at_bits, at_kl), label in labels_of(points):
+                axes.annotate(label, (at_bits, at_kl), textcoords="offset points", fontsize=7, color=colour, **side)
+        axes.set_yscale("log")
+        axes.margins(x=0.09)  # room for the last labels
+        axes.set_xlabel("stored bits per number of the KV cache, scales and exact windows included")
+        axes.set_ylabel("mean KL to the engine's own 16-bit cache, nats")
+        axes.legend()

@@ -222,12 +222,15 @@ def intact(lowkey: str, write_model: str) -> None:
         assert abs(full["change %"]) < 0.01, full
         for row in rounded:
             assert abs(row["none"] / full["none"] - 1) > 1e-5 and row["none"] != row["[B]"], (full, row)
-        assert len(found["caches"]) == 3 * 6 and {row["kv"] for row in found["caches"]} > {"8", "2"}, found
+        assert len(found["caches"]) == 3 * 8 and {row["kv"] for row in found["caches"]} > {"8", "2"}, found
         # What was measured is not measured again; what is new is.
         made = sorted(path.name for path in (folder / "work").iterdir())
         times = {path: path.stat().st_mtime_ns for path in (folder / "work").iterdir()}
         assert json.loads(run(*command)) == found
         assert {path: path.stat().st_mtime_ns for path in times} == times, made
+        # Other settings are another model.
+        awq = [*command, "--tables", "weights", "--methods", "awq", "--weights", "2g32", "--samples"]
+        assert json.loads(run(*awq, "4"))["weights"][1] != json.loads(run(*awq, "8"))["weights"][1]
         printed = run(*command[:-2], "--markdown")
         assert "| rtn W2g32 |" in printed and all(len(line) <= 100 for line in printed.splitlines()[1:]), printed
         bad = subprocess.run(
