@@ -75,12 +75,16 @@ function axis(theme, title, extra = {}) {
   };
 }
 
+// Values that lie closer, in decades, would find one tick among them: even steps tell more.
+const kLeastLogRange = 0.5;
+
 // Powers of ten and, where there are few of them, 2 and 5 times those.
 function logAxis(theme, title, values, extra = {}) {
   const positive = values.filter((value) => isNumber(value) && value > 0);
   if (!positive.length) return axis(theme, title, extra);
   const low = Math.log10(Math.min(...positive));
   const high = Math.log10(Math.max(...positive));
+  if (high - low < kLeastLogRange) return axis(theme, title, extra);
   const space = Math.max(0.08, (high - low) * 0.07);
   const steps = high - low > 3 ? [1] : high - low > 1.6 ? [1, 3] : [1, 2, 5];
   const ticks = [];
