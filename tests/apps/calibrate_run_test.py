@@ -4,7 +4,6 @@
 Needs no packages. However a training is interrupted, it must leave the same bytes.
 """
 
-import argparse
 import json
 import os
 import pathlib
@@ -12,10 +11,9 @@ import random
 import signal
 import struct
 import subprocess
-import tempfile
 import time
 
-from programs import expect, finish, start
+from programs import expect, finish, programs, start
 
 TRAINING = "--loss answers --tokens 64 --samples 12 --heldout 3 --accumulation 4 --evaluate-every 4".split()
 
@@ -172,26 +170,17 @@ def check_learned(case: Case) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--lowkey", required=True)
-    parser.add_argument("--write-model", required=True)
-    options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as name:
-        folder = pathlib.Path(name)
-        model, text, other = folder / "tiny.gguf", folder / "text.txt", folder / "other"
-        subprocess.run([options.write_model, str(model)], check=True)
-        other.mkdir()
-        subprocess.run([options.write_model, str(other), "llama"], check=True)
+    with programs(__doc__) as p:
+        text = p.folder / "text.txt"
         chance = random.Random(3)
         words = "the cache of a model holds keys and values that were read before".split()
         text.write_text("\n".join(" ".join(chance.choice(words) for _ in range(12)) for _ in range(60)))
-        case = Case(str(pathlib.Path(options.lowkey).resolve()), folder, model, text)
+        case = Case(p.lowkey, p.folder, p.tiny_model("tiny.gguf"), text)
         check_extracted(case)
         tensors = check_whole(case)
         check_interrupted(case, tensors)
-        check_refusals(case, other)
+        check_refusals(case, p.tiny_model("other", "llama"))
         check_learned(case)
-    print("calibrate_run_test: passed")
 
 
 if __name__ == "__main__":

@@ -1,13 +1,10 @@
 #!/usr/bin/env python3
 """`lowkey eval --choices` and `--mt-bench` from end to end, on the tiny model: printed, written, refused, gone on with."""
 
-import argparse
 import json
 import pathlib
-import subprocess
-import tempfile
 
-from programs import expect, finish, start
+from programs import expect, finish, programs, start
 
 
 class Case:
@@ -112,14 +109,8 @@ def check_mt_bench(case: Case) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--lowkey", required=True)
-    parser.add_argument("--write-model", required=True)
-    arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        model = str(pathlib.Path(folder) / "tiny.gguf")
-        subprocess.run([arguments.write_model, model], check=True)
-        case = Case(arguments.lowkey, model, pathlib.Path(folder))
+    with programs(__doc__) as p:
+        case = Case(p.lowkey, str(p.tiny_model("tiny.gguf")), p.folder)
         check_choices(case)
         check_mt_bench(case)
 

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
 """`lowkey eval --task` from end to end, on the tiny model: what it prints, what it writes, what it refuses."""
 
-import argparse
 import json
 import os
 import pathlib
 import subprocess
-import tempfile
+
+from programs import programs
 
 CONVERSATION = [
     {"role": "system", "content": "Brief."},
@@ -71,14 +71,8 @@ def check(lowkey: str, model: str, folder: pathlib.Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--lowkey", required=True)
-    parser.add_argument("--write-model", required=True)
-    arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        model = str(pathlib.Path(folder) / "tiny.gguf")
-        subprocess.run([arguments.write_model, model], check=True)
-        check(arguments.lowkey, model, pathlib.Path(folder))
+    with programs(__doc__) as p:
+        check(p.lowkey, str(p.tiny_model("tiny.gguf")), p.folder)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@
 Needs no packages. Every way must leave the same bytes.
 """
 
-import argparse
 import json
 import os
 import pathlib
@@ -12,10 +11,9 @@ import random
 import signal
 import socket
 import subprocess
-import tempfile
 import time
 
-from programs import expect, finish, start
+from programs import expect, finish, programs, start
 
 COMPARED = ("front.json", "report.json", "report.html")
 QUICK = "--tokens 256 --ctx 128 --trials 12 --points 6 -t 1".split()
@@ -165,26 +163,16 @@ def check_windows(case: Case) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--lowkey", required=True)
-    parser.add_argument("--write-model", required=True)
-    options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as name:
-        folder = pathlib.Path(name)
-        model, text = folder / "tiny.gguf", folder / "text.txt"
-        subprocess.run([options.write_model, str(model)], check=True)
+    with programs(__doc__) as p:
+        text = p.folder / "text.txt"
         text.write_text(text_of(200))
-        case = Case(str(pathlib.Path(options.lowkey).resolve()), folder, model, text)
+        case = Case(p.lowkey, p.folder, p.tiny_model("tiny.gguf"), text)
         whole = check_whole(case)
         check_killed(case, whole)
         check_torn(case, whole)
         check_refusals(case)
         check_crew(case, whole)
-        sliding = folder / "sliding"
-        sliding.mkdir()
-        subprocess.run([options.write_model, str(sliding), "mistral_window"], check=True)
-        check_windows(Case(case.lowkey, folder, sliding, text))
-    print("tune_run_test: passed")
+        check_windows(Case(p.lowkey, p.folder, p.tiny_model("sliding", "mistral_window"), text))
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@
 #include "core/sha256.h"
 #include "engine/engine.h"
 #include "engine/make_prefix.h"
+#include "support/message_of.h"
 #include "support/paths.h"
 #include "support/safetensors_writer.h"
 #include "support/tiny_model.h"
@@ -18,6 +19,7 @@
 namespace lowkey {
 namespace {
 
+using test::message_of;
 using testing::HasSubstr;
 
 class PrefixFileTest : public testing::Test {
@@ -32,16 +34,6 @@ class PrefixFileTest : public testing::Test {
                                     EngineOptions{.weights = WeightStorage::kF32, .threads = 2},
                                     ProgressFn{});
   }
-  static std::string message_of(const std::function<void()>& work, ErrorCode code) {
-    try {
-      work();
-    } catch (const Error& error) {
-      EXPECT_EQ(error.code(), code) << error.what();
-      return error.what();
-    }
-    return "no error";
-  }
-
   test::TempDir folder_;
 };
 
@@ -179,7 +171,7 @@ TEST_F(PrefixFileTest, DamageIsNamed) {
                                                                ? ErrorCode::kUnsupported
                                                                : ErrorCode::kCorruptFile);
   };
-  EXPECT_EQ(written([](auto&) {}), "no error");
+  EXPECT_EQ(written([](auto&) {}), "nothing was thrown");
   EXPECT_THAT(written([](auto& f) { f.metadata.erase("lowkey_prefix"); }),
               HasSubstr("not a prefix"));
   EXPECT_THAT(written([](auto& f) { f.metadata["lowkey_prefix"] = "2"; }),

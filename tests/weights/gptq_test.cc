@@ -13,6 +13,7 @@
 namespace lowkey {
 namespace {
 
+using test::decoded;
 using test::WeightCase;
 
 constexpr double kTolerance = 1e-3;
@@ -24,12 +25,6 @@ at::Tensor matrix(const std::vector<float>& values, int64_t rows, int64_t cols) 
 at::Tensor gram_of(const WeightCase& c) {
   const at::Tensor x = matrix(c.x, c.tokens, c.cols).to(at::kDouble);
   return at::matmul(x.t(), x).to(at::kFloat);
-}
-
-std::vector<float> decoded(const BlockMatrix& blocks, ThreadPool& pool) {
-  std::vector<float> values(static_cast<size_t>(blocks.rows * blocks.cols));
-  decode_blocks(blocks, values.data(), pool);
-  return values;
 }
 
 // NumPy's, by elimination on the inverse: no Cholesky factor, no blocks of columns.

@@ -9,21 +9,18 @@
 
 #include "core/error.h"
 #include "core/half.h"
+#include "support/message_of.h"
 #include "weights/weight_cases.h"
 
 namespace lowkey {
 namespace {
 
+using test::decoded;
+using test::message_of;
 using test::WeightCase;
 using ::testing::HasSubstr;
 
 constexpr double kTolerance = 1e-3;
-
-std::vector<float> decoded(const BlockMatrix& matrix, ThreadPool& pool) {
-  std::vector<float> values(static_cast<size_t>(matrix.rows * matrix.cols));
-  decode_blocks(matrix, values.data(), pool);
-  return values;
-}
 
 // NumPy's, in float64 and without blocks.
 TEST(RoundToNearest, EqualsTheIndependentVersion) {
@@ -119,16 +116,6 @@ TEST(WeightGrid, CountsGroupsWithAShortLastOne) {
   EXPECT_EQ((WeightGrid{8, 0}.text()), "W8");
   EXPECT_TRUE(grid_fits(576));
   EXPECT_FALSE(grid_fits(48));
-}
-
-template <typename Call>
-std::string message_of(Call call) {
-  try {
-    call();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "nothing was thrown";
 }
 
 TEST(WeightGrid, RefusesWhatItCannotHold) {

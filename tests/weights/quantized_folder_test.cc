@@ -12,6 +12,7 @@
 #include "load/quantized_model.h"
 #include "model/model_support.h"
 #include "support/family_model.h"
+#include "support/message_of.h"
 #include "support/tiny_model.h"
 #include "weights/method.h"
 
@@ -19,22 +20,13 @@ namespace lowkey {
 namespace {
 
 namespace fs = std::filesystem;
+using test::message_of;
 using ::testing::HasSubstr;
 
 std::vector<float> values_of(const TensorView& tensor) {
   std::vector<float> values(static_cast<size_t>(tensor.rows() * tensor.cols()));
   dequantize_rows(tensor, 0, tensor.rows(), values.data());
   return values;
-}
-
-template <typename Call>
-std::string message_of(Call call) {
-  try {
-    call();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "nothing was thrown";
 }
 
 class Folder : public testing::Test {

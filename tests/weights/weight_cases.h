@@ -27,6 +27,12 @@ inline std::vector<float> uniform_floats(SplitMix64& rng, int64_t count) {
   return values;
 }
 
+inline std::vector<float> decoded(const BlockMatrix& matrix, ThreadPool& pool) {
+  std::vector<float> values(static_cast<size_t>(matrix.rows * matrix.cols));
+  decode_blocks(matrix, values.data(), pool);
+  return values;
+}
+
 inline std::vector<WeightCase> weight_cases() {
   std::vector<WeightCase> cases;
   const auto goldens = nlohmann::json::parse(read_file(golden("weights.json")));
