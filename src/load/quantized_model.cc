@@ -21,7 +21,8 @@ using Json = nlohmann::json;
 
 constexpr uint64_t kMaxBytes = uint64_t{4} << 20;
 constexpr size_t kFingerprintDigits = 64;
-constexpr int32_t kLowestActivationBits = 2;
+constexpr int32_t kLowestBits = 2;
+constexpr int32_t kMostBits = 8;
 constexpr int32_t kFloatBits = 16;
 
 // Every name of an object is one of those known: a later version may mean something by others.
@@ -51,7 +52,7 @@ class QuantizationFile {
   QuantizationInfo info() const {
     QuantizationInfo info;
     info.method = text(top_, "method");
-    info.bits = number(top_, "bits", 2, 8);
+    info.bits = bits_of(top_, "bits", number(top_, "bits", 0, INT32_MAX));
     info.group = number(top_, "group", 0, INT32_MAX);
     info.command = top_.has("command") ? text(top_, "command") : "";
     const JsonFields source = top_.need(top_.get_object("source"), "source");
@@ -140,13 +141,18 @@ class QuantizationFile {
     return static_cast<int32_t>(value);
   }
 
+  // Of weights or activations; 16: they are not rounded.
+  static int32_t bits_of(const JsonFields& fields, const char* name, int32_t bits) {
+    if (bits != kFloatBits && (bits < kLowestBits || bits > kMostBits)) {
+      corrupt(fields, name,
+              fmt::format("is {}, not {} to {}, or {}", bits, kLowestBits, kMostBits, kFloatBits));
+    }
+    return bits;
+  }
+
   // What no model can be run with.
   static void check(const ModelConfig& config, const JsonFields& fields) {
-    if (config.activation_bits != kFloatBits &&
-        (config.activation_bits < kLowestActivationBits || config.activation_bits > 8)) {
-      corrupt(fields, "activation_bits",
-              fmt::format("is {}, not 2 to 8, or 16", config.activation_bits));
-    }
+    bits_of(fields, "activation_bits", config.activation_bits);
     if (!std::isfinite(config.activation_clip) || config.activation_clip <= 0.0 ||
         config.activation_clip > 1.0) {
       corrupt(fields, "activation_clip",

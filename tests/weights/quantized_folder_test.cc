@@ -31,10 +31,11 @@ std::vector<float> values_of(const TensorView& tensor) {
 
 class Folder : public testing::Test {
  protected:
-  // Rounds `source` to nearest and writes it; the blocks stay in done_.
-  fs::path quantize(const fs::path& source, WeightGrid grid, const std::string& name = "out") {
+  // Rounds `source` and writes it; the blocks stay in done_.
+  fs::path quantize(const fs::path& source, WeightGrid grid, const std::string& name = "out",
+                    const std::string& method = "rtn") {
     file_ = std::make_unique<ModelFile>(ModelFile::open(source));
-    options_ = {.method = "rtn", .grid = grid};
+    options_ = {.method = method, .grid = grid};
     model_ = std::make_unique<FloatModel>(*file_, pool_, none_);
     done_ = std::make_unique<Quantization>(
         Quantization{.options = options_, .model = *model_, .pool = pool_, .progress = none_});
@@ -141,6 +142,19 @@ TEST_F(Folder, RunsAsTheFloatsInMemory) {
   }
 }
 
+// Rotated and not rounded: another model that computes the same.
+TEST_F(Folder, MayHoldFloatsThatAMethodChanged) {
+  const std::vector<int32_t> tokens{3, 70, 11, 200, 5, 99};
+  const fs::path source = tiny(ModelFormat::kHuggingFace);
+  const fs::path out = quantize(source, {.bits = kFloatBits}, "turned", "quarot");
+  EXPECT_TRUE(done_->blocks.empty());
+  test::LoadedModel turned(out, WeightStorage::kF32, 2), plain(source, WeightStorage::kF32, 2);
+  EXPECT_TRUE(turned.file().config().hadamard_down);
+  const std::vector<float> expected = test::run_logits(plain, "32", tokens, 6);
+  EXPECT_THAT(test::run_logits(turned, "32", tokens, 6),
+              testing::Pointwise(testing::FloatNear(1e-3F), expected));
+}
+
 TEST_F(Folder, FourAndEightBitsStayPacked) {
   for (const int32_t bits : {2, 3, 4, 8}) {
     const fs::path out =
@@ -215,7 +229,7 @@ TEST_F(Folder, DamageIsRefusedInOneLine) {
   EXPECT_THAT(with("\"lowkey_quantization\": 1", "\"lowkey_quantization\": 2"),
               HasSubstr("written as version 2"));
   EXPECT_THAT(with("\"method\"", "\"metod\""), HasSubstr("'metod'"));
-  EXPECT_THAT(with("\"bits\": 4", "\"bits\": 99"), HasSubstr("bits"));
+  EXPECT_THAT(with("\"bits\": 4", "\"bits\": 99"), HasSubstr("'bits' is 99, not 2 to 8, or 16"));
   EXPECT_THAT(with("\"gguf\"", "\"onnx\""), HasSubstr("neither 'gguf' nor 'huggingface'"));
   EXPECT_THAT(with("\"fingerprint\": \"", "\"fingerprint\": \"x"), HasSubstr("hexadecimal"));
   const auto with_config = [&](const std::string& config) {
