@@ -21,6 +21,7 @@
 #include "eval/scorer.h"
 #include "interrupt.h"
 #include "load/utf8.h"
+#include "model/simulation.h"
 #include "model_options.h"
 #include "progress_bar.h"
 #include "report/report.h"
@@ -74,6 +75,12 @@ std::unique_ptr<ModelFile> open_student(const CalibrateVerbOptions& options,
     fail(ErrorCode::kInvalidArgument,
          "{}: was not made from {}: make a student with 'lowkey quantize {} -o DIR'",
          *options.student, options.model, options.model);
+  }
+  if (loss_of(options) == LossKind::kLayers && is_rotated(student->config())) {
+    fail(ErrorCode::kUnsupported,
+         "{}: its layers' outputs are rotated and cannot be compared with the model's: use --loss "
+         "kl",
+         *options.student);
   }
   return student;
 }

@@ -175,7 +175,8 @@ std::string error_table(const Form& form, const Terminal& terminal) {
     const PrefixError& error = form.errors[i];
     const bool drops = i > 0 && error.kl < kDrop * form.errors[i - 1].kl;
     const double of_none = form.errors[0].kl > 0 ? error.kl / form.errors[0].kl : 1;
-    table.add_row({fmt::format("{}", error.length), fmt::format("{:.5f}", error.hidden),
+    table.add_row({fmt::format("{}", error.length),
+                   std::isnan(error.hidden) ? "rotated" : fmt::format("{:.5f}", error.hidden),
                    fmt::format("{:.5f}", error.kl), fmt::format("{:.1f}%", of_none * 100),
                    drops ? "drops" : ""});
   }

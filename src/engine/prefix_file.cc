@@ -341,6 +341,7 @@ std::shared_ptr<const IntactPrefix> prefix_for(std::shared_ptr<const IntactPrefi
          config.head_dim);
   }
   auto turned = std::make_shared<IntactPrefix>(*prefix);
+  turned->hidden.clear();  // of a stream that is turned too, by what the head has taken up
   const auto turn = [&](std::vector<Half>& rows) {
     const auto width = static_cast<size_t>(config.head_dim);
     std::vector<float> row(width);

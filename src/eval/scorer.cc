@@ -98,7 +98,10 @@ struct Scorer::Impl {
     // the last.
     hidden.resize(document.tokens.size() * static_cast<size_t>(hidden_size()));
     float* const rest = hidden.data() + static_cast<int64_t>(taken_off) * hidden_size();
-    if (taken_off > 0) {
+    const bool wanted = std::any_of(
+        document.scored.begin(), document.scored.end(),
+        [&](const TokenRange& range) { return range.first == static_cast<int64_t>(taken_off); });
+    if (taken_off > 0 && wanted) {
       const std::vector<float>& last = hidden_after_prefix(spec);
       std::copy(last.begin(), last.end(), rest - hidden_size());
     }

@@ -1,6 +1,7 @@
 #include "probe/prefix_error.h"
 
 #include <algorithm>
+#include <limits>
 #include <memory>
 
 #include "cache/kv_cache.h"
@@ -8,6 +9,7 @@
 #include "engine/make_prefix.h"
 #include "eval/metrics.h"
 #include "model/kv_shape.h"
+#include "model/simulation.h"
 
 namespace lowkey {
 namespace {
@@ -127,10 +129,13 @@ std::vector<PrefixError> prefix_errors(Engine& exact, Engine& quantized,
     }
   }
   report(progress, "measuring prefixes", total, total);
+  const bool comparable = is_rotated(reference.config()) == is_rotated(quantized.file().config());
   std::vector<PrefixError> errors;
   for (size_t i = 0; i < lengths.size(); ++i) {
-    errors.push_back({lengths[i], sums[i].size > 0 ? sums[i].error / sums[i].size : 0,
-                      sums[i].kl / static_cast<double>(sums[i].tokens)});
+    const double hidden = !comparable        ? std::numeric_limits<double>::quiet_NaN()
+                          : sums[i].size > 0 ? sums[i].error / sums[i].size
+                                             : 0;
+    errors.push_back({lengths[i], hidden, sums[i].kl / static_cast<double>(sums[i].tokens)});
   }
   return errors;
 }

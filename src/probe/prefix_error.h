@@ -15,7 +15,9 @@ namespace lowkey {
 // Means over documents' tokens behind the longest prefix, the same for all lengths.
 struct PrefixError {
   int64_t length = 0;
-  double hidden = 0;  // of the final hidden states: sum (h^ - h)^2 over sum h^2
+  // Of the final hidden states: sum (h^ - h)^2 over sum h^2. Not a number where the model's have
+  // another basis (is_rotated).
+  double hidden = 0;
   double kl = 0;      // KL(16-bit || quantized), nats
 };
 

@@ -122,12 +122,17 @@ def check_interrupted(case: Case, tensors: dict[str, bytes]) -> None:
 def check_refusals(case: Case, other: pathlib.Path) -> None:
     short = case.folder / "short.txt"
     short.write_text("a few words")
+    turned = case.folder / "turned"
+    quantize = [case.lowkey, "quantize", str(case.model), "--method", "quarot", "--bits", "16", "-o", str(turned)]
+    status, _, stderr = finish(start(quantize, case.folder))
+    expect(status == 0, stderr)
     base = ["-o", "p.safetensors"]
     student = ["--student", str(case.model)]
     for arguments, words in (
         ([*base, "--prefix", "bose"], "not bos, chat"),
         ([*base, "--prefix", "text:@missing.txt"], "missing.txt"),
         ([*base, "--student", str(other), "--text", str(case.text)], "was not made from"),
+        ([*base, "--student", str(turned), "--text", str(case.text)], "use --loss kl"),
         ([*base, *student, "--text", str(short)], "two are the least"),
         ([*base, *student, "--chats", str(case.text)], "text.txt:1"),
         (

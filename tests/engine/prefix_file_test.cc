@@ -139,6 +139,7 @@ TEST_F(PrefixFileTest, IsTurnedForModelsThatRotate) {
   const auto turned = prefix_for(plain, config);
   EXPECT_NE(turned->k, plain->k);
   EXPECT_EQ(turned->v, plain->v);
+  EXPECT_TRUE(turned->hidden.empty());
   float sum = 0;
   for (int32_t c = 0; c < 32; ++c) sum += half_to_float(plain->k[static_cast<size_t>(c)]);
   EXPECT_NEAR(half_to_float(turned->k[0]), sum / std::sqrt(32.0f), 1e-2);

@@ -24,7 +24,9 @@ function describePivotLayers(form, theme) {
 }
 
 function describePrefixErrors(form, theme) {
-  const kinds = [["kl", "KL of the predictions, nats"], ["hidden", "error of the final hidden states, relative"]];
+  // A rotated model's hidden states cannot be compared.
+  const kinds = [["kl", "KL of the predictions, nats"], ["hidden", "error of the final hidden states, relative"]]
+    .filter(([field]) => form.errors.some((error) => isNumber(error[field])));
   return {
     traces: kinds.map(([field, name], i) => ({
       name,
