@@ -44,8 +44,8 @@ void write_prefix(const std::filesystem::path& path, const PrefixFile& file);
 void check_prefix(const PrefixFile& file, const std::string& source, const ModelFile& model);
 
 // A prefix as a model's cache holds it: of models that rotate keys or values (hadamard_qk,
-// hadamard_v), every row times H / sqrt(head_dim), and no hidden state: theirs has another basis; of
-// others, the same object.
+// hadamard_v), every row times H / sqrt(head_dim), and no hidden state: theirs has another basis;
+// of others, the same object.
 std::shared_ptr<const IntactPrefix> prefix_for(std::shared_ptr<const IntactPrefix> prefix,
                                                const ModelConfig& config);
 

@@ -16,8 +16,8 @@ inline bool is_simulated(const ModelConfig& config) {
   return config.activation_bits < 16 || config.hadamard_qk || config.hadamard_down;
 }
 
-// Whether the residual stream has another basis than the model's that it was made of (QuaRot): keys,
-// values and predictions can be compared with that one's, hidden states cannot.
+// Whether the residual stream has another basis than the model's that it was made of (QuaRot):
+// keys, values and predictions can be compared with that one's, hidden states cannot.
 inline bool is_rotated(const ModelConfig& config) {
   return config.hadamard_qk || config.hadamard_v || config.hadamard_down;
 }

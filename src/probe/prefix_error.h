@@ -18,7 +18,7 @@ struct PrefixError {
   // Of the final hidden states: sum (h^ - h)^2 over sum h^2. Not a number where the model's have
   // another basis (is_rotated).
   double hidden = 0;
-  double kl = 0;      // KL(16-bit || quantized), nats
+  double kl = 0;  // KL(16-bit || quantized), nats
 };
 
 // 0, 1, 2, 3, 4, 6, 8, 12, 16, 24, ... and `most`.
