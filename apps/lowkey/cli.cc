@@ -240,9 +240,9 @@ void add_eval(CLI::App& eval, EvalOptions& options) {
        {text}},
       {add_bos(eval, options.bos), {text}},
       {eval.add_option("--begin-with", options.begin_with,
-                       "chunks begin with these tokens: a text, a prefix file's, or 'chat'")
+                       "what chunks and questions begin with: a text, a prefix file, 'chat'")
            ->type_name("TEXT|FILE"),
-       {text}},
+       {text, choices}},
       {add_parsed(eval, "--protocol", options.paper, parse_protocol, "paper",
                   "paper: IntactKV's; --ctx 2048 --bos")
            ->type_name("NAME"),

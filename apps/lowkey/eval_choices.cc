@@ -13,6 +13,7 @@
 #include "eval/task_file.h"
 #include "model_options.h"
 #include "progress_bar.h"
+#include "prompt_beginning.h"
 #include "recipe/bytes.h"
 #include "table.h"
 #include "terminal.h"
@@ -183,7 +184,8 @@ int eval_choices(const EvalOptions& options) {
     // The reference is always measured; asking for it changes nothing.
     if (parse_recipe(kv) != parse_recipe("16")) report.rows.push_back({recipe_for(kv, engine), {}});
   }
-  const ChoicePrompts prompts = choice_prompts(engine.tokenizer(), task, options.limit.value_or(0));
+  ChoicePrompts prompts = choice_prompts(engine.tokenizer(), task, options.limit.value_or(0));
+  if (options.begin_with) begin_with(prompts, beginning_tokens(*options.begin_with, engine));
   for (Row& row : report.rows) {
     row.result = choose(engine.model(), engine.pool(), prompts, row.spec, bar.callback());
   }

@@ -113,8 +113,8 @@ class Lowkey:
         ppl = {row["recipe"]: row["ppl"] for row in rows}
         return {recipe: ppl[recipe] for recipe in recipes}
 
-    def choices(self, model: str, task: str, recipes: list[str]) -> list[dict]:
-        words = ["--choices", task, *[word for recipe in recipes for word in ("--kv", recipe)]]
+    def choices(self, model: str, begin: str, task: str, recipes: list[str]) -> list[dict]:
+        words = ["--choices", task, "--begin-with", begin, *[word for recipe in recipes for word in ("--kv", recipe)]]
         return self.evaluate(model, *words)
 
 
@@ -196,7 +196,7 @@ class Tables:
         rows = []
         for task in self.arguments.choices:
             for name, model in self.models(self.arguments.methods):
-                none, intact = self.lowkey.choices(model, task, [f"16+i@{self.bos}"])
+                none, intact = self.lowkey.choices(model, self.bos, task, [f"16+i@{self.bos}"])
                 figure = "acc_norm" if none["style"] == "text" else "acc"
                 row = {"task": none["task"], "weights": name, "none": none[figure], "[B]": intact[figure]}
                 rows.append(row | {"lost": intact["lost"], "gained": intact["gained"]})

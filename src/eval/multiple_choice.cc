@@ -259,6 +259,24 @@ ChoicePrompts choice_prompts(const Tokenizer& tokenizer, const ChoiceTask& task,
   return all;
 }
 
+void begin_with(ChoicePrompts& prompts, std::span<const int32_t> tokens) {
+  if (tokens.empty()) return;
+  for (ChoicePrompt& prompt : prompts.prompts) {
+    const bool has_first = prompt.tokens[0].front() == tokens.front();
+    const auto before = has_first ? tokens.first(tokens.size() - 1) : tokens;
+    for (std::vector<int32_t>& choice : prompt.tokens) {
+      // The first stays the first.
+      if (has_first) {
+        choice.insert(choice.begin() + 1, tokens.begin() + 1, tokens.end());
+      } else {
+        choice.insert(choice.begin(), tokens.begin(), tokens.end());
+      }
+    }
+    prompt.prompt_tokens += std::ssize(before);
+    prompt.beginning_tokens += std::ssize(before);
+  }
+}
+
 ChoiceResult choose(Model& model, ThreadPool& pool, const ChoicePrompts& prompts,
                     const CacheSpec& spec, const ProgressFn& progress) {
   if (prompts.prompts.empty()) fail(ErrorCode::kInvalidArgument, "no questions to ask");

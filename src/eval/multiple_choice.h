@@ -40,6 +40,9 @@ struct ChoicePrompts {
 // The first `limit` questions (0: all) as tokens, after a beginning-of-text token where the model's
 // file asks for one. What a file says never becomes a control token.
 ChoicePrompts choice_prompts(const Tokenizer& tokenizer, const ChoiceTask& task, int64_t limit = 0);
+// Puts these before every prompt: what an intact prefix would add, so that recipes with and without
+// it are asked the same. A beginning-of-text token that prompts have already is not put twice.
+void begin_with(ChoicePrompts& prompts, std::span<const int32_t> tokens);
 
 struct ChoiceAnswer {
   int64_t line = 0;

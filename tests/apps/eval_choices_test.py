@@ -70,6 +70,11 @@ def check_choices(case: Case) -> None:
         expect(likelihoods[0] != likelihoods[1], "2 bits, and the same likelihoods")
         expect(set(exact["subjects"]) == ({"s0", "s1"} if style == "letters" else set()), str(exact["subjects"]))
 
+    # What is put before prompts changes them, for every recipe alike.
+    case.printed("--choices", texts, "--begin-with", "Now then", "--json", "r.json")
+    (begun,) = json.loads((case.folder / "r.json").read_text())
+    expect([a["log_likelihood"] for a in begun["answers"]] != likelihoods[0], "begun otherwise, and the same")
+
     case.write("letters.jsonl", [*questions, {"question": "?", "query": "?", "choices": ["a", "b"], "answer": 0}])
     expect(case.refusal("--choices", letters) == 'letters.jsonl:6: both "question" and "query": one of them', "both")
     case.write("letters.jsonl", [{"question": "?", "choices": ["a", "b"], "answer": "C"}])
