@@ -262,18 +262,13 @@ ChoicePrompts choice_prompts(const Tokenizer& tokenizer, const ChoiceTask& task,
 void begin_with(ChoicePrompts& prompts, std::span<const int32_t> tokens) {
   if (tokens.empty()) return;
   for (ChoicePrompt& prompt : prompts.prompts) {
-    const bool has_first = prompt.tokens[0].front() == tokens.front();
-    const auto before = has_first ? tokens.first(tokens.size() - 1) : tokens;
+    const int64_t held = prompt.tokens[0].front() == tokens.front() ? 1 : 0;
+    const auto missing = tokens.subspan(static_cast<size_t>(held));
     for (std::vector<int32_t>& choice : prompt.tokens) {
-      // The first stays the first.
-      if (has_first) {
-        choice.insert(choice.begin() + 1, tokens.begin() + 1, tokens.end());
-      } else {
-        choice.insert(choice.begin(), tokens.begin(), tokens.end());
-      }
+      choice.insert(choice.begin() + held, missing.begin(), missing.end());
     }
-    prompt.prompt_tokens += std::ssize(before);
-    prompt.beginning_tokens += std::ssize(before);
+    prompt.prompt_tokens += std::ssize(missing);
+    prompt.beginning_tokens += std::ssize(missing);
   }
 }
 

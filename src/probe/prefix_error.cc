@@ -132,9 +132,8 @@ std::vector<PrefixError> prefix_errors(Engine& exact, Engine& quantized,
   const bool comparable = is_rotated(reference.config()) == is_rotated(quantized.file().config());
   std::vector<PrefixError> errors;
   for (size_t i = 0; i < lengths.size(); ++i) {
-    const double hidden = !comparable        ? std::numeric_limits<double>::quiet_NaN()
-                          : sums[i].size > 0 ? sums[i].error / sums[i].size
-                                             : 0;
+    double hidden = sums[i].size > 0 ? sums[i].error / sums[i].size : 0;
+    if (!comparable) hidden = std::numeric_limits<double>::quiet_NaN();
     errors.push_back({lengths[i], hidden, sums[i].kl / static_cast<double>(sums[i].tokens)});
   }
   return errors;
